@@ -1,0 +1,1 @@
+"""Masked diffusion over text and picture tokens on one time axis."""

@@ -1,0 +1,67 @@
+"""A model as the sampler and the losses see it: callables and static facts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from paradiff import layout as layout_lib
+from paradiff import vocab as vocab_lib
+
+
+class Head(Protocol):
+  """Maps hidden float[..., D] to logits float32[..., stop - start]."""
+
+  def __call__(
+    self, params: Any, hidden: jax.Array, *, columns: tuple[int, int]
+  ) -> jax.Array:
+    """Return the logits of token ids [start, stop)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+  """A network in two functions.
+
+  Attributes:
+    trunk: (params, tokens int32[B, L], valid bool[B, L]) -> float[B, L, D].
+    head: (params, hidden, columns=(start, stop)) -> float32 logits.
+  """
+
+  trunk: Callable[[Any, jax.Array, jax.Array], jax.Array]
+  head: Head
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Everything static about a model; hashable, so a static argument of jit.
+
+  Attributes:
+    layout: where things stand in a sequence.
+    vocab: the ids.
+    denoiser: the network.
+  """
+
+  layout: layout_lib.Layout
+  vocab: vocab_lib.Vocab
+  denoiser: Denoiser
+
+  def answer_hidden(
+    self, params: Any, condition: layout_lib.Condition, answer: jax.Array
+  ) -> jax.Array:
+    """Run the trunk over prefix and answer; keep the answer's part.
+
+    Args:
+      params: the network's parameters.
+      condition: prefix int32[B, P].
+      answer: int32[B, A].
+
+    Returns:
+      float[B, A, D].
+    """
+    here = jnp.ones(answer.shape, jnp.bool_)
+    tokens = jnp.concatenate([condition.prefix, answer], axis=1)
+    valid = jnp.concatenate([condition.valid, here], axis=1)
+    hidden = self.denoiser.trunk(params, tokens, valid)
+    return hidden[:, condition.prefix.shape[1] :]

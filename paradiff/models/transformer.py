@@ -1,0 +1,237 @@
+"""The backbone: a bidirectional pre-norm transformer over one vocabulary.
+
+Llama's block without the causal mask, as in LLaDA, MMaDA and Lumina-DiMOO:
+RMSNorm, rotary attention over all valid tokens, SwiGLU, no biases, an untied
+head; row i of the logits predicts token i. Layers are stacked on a leading
+axis and scanned, so compile time does not grow with depth.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from paradiff import sharding
+from paradiff.models import layers
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Sizes and numerics of the backbone.
+
+  Attributes:
+    vocab_size: rows of embedding and head.
+    width: residual width D.
+    num_layers: blocks.
+    num_heads: attention heads H; must divide `width` into even head sizes.
+    mlp_width: hidden width F of the gated MLP.
+    norm_eps: RMSNorm epsilon.
+    rope_theta: base of the rotary wavelengths.
+    compute_dtype: "float32" or "bfloat16" for activations.
+    remat: "none", or "full" to recompute each block in the backward pass.
+    scan_unroll: blocks a scan iteration.
+  """
+
+  vocab_size: int
+  width: int
+  num_layers: int
+  num_heads: int
+  mlp_width: int
+  norm_eps: float = 1e-5
+  rope_theta: float = 500_000.0
+  compute_dtype: str = "float32"
+  remat: str = "none"
+  scan_unroll: int = 1
+
+  def __post_init__(self) -> None:
+    if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+      raise ValueError(
+        "num_heads must divide width into even head sizes, got "
+        f"{self.num_heads=} {self.width=}"
+      )
+    if self.compute_dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+        'compute_dtype must be "float32" or "bfloat16", got '
+        f"{self.compute_dtype!r}"
+      )
+    if self.remat not in ("none", "full"):
+      raise ValueError(f'remat must be "none" or "full", got {self.remat!r}')
+
+  @property
+  def head_size(self) -> int:
+    """Size K of one attention head."""
+    return self.width // self.num_heads
+
+
+def _shapes(config: TransformerConfig) -> dict[str, Any]:
+  """Return {name: (shape, logical axes, fan_in or None for gains)}."""
+  v, d, f = config.vocab_size, config.width, config.mlp_width
+  h, k, n = config.num_heads, config.head_size, config.num_layers
+  gain = ((n, d), (None, None), None)
+  inward = ((n, d, h, k), (None, "embed", "heads", None), d)
+  return {
+    "embed": ((v, d), ("vocab", "embed"), d),
+    "blocks": {
+      "attn_norm": gain,
+      "q_proj": inward,
+      "k_proj": inward,
+      "v_proj": inward,
+      "attn_out": ((n, h, k, d), (None, "heads", None, "embed"), d),
+      "ff_norm": gain,
+      "gate": ((n, d, f), (None, "embed", "mlp"), d),
+      "up": ((n, d, f), (None, "embed", "mlp"), d),
+      "down": ((n, f, d), (None, "mlp", "embed"), f),
+    },
+    "final_norm": ((d,), (None,), None),
+    "head": ((v, d), ("vocab", "embed"), d),
+  }
+
+
+def _is_entry(node: Any) -> bool:
+  return isinstance(node, tuple)
+
+
+def logical_axes(config: TransformerConfig) -> Params:
+  """Return the tree of parameters with logical axis names for leaves."""
+  return jax.tree.map(lambda e: e[1], _shapes(config), is_leaf=_is_entry)
+
+
+def init(config: TransformerConfig, key: jax.Array) -> Params:
+  """Draw parameters.
+
+  Truncated normal at 3 sigma with sigma = 1/sqrt(fan in); the two projections
+  back into the residual stream are divided by sqrt(2 (layer + 1)).
+
+  Args:
+    config: the sizes.
+    key: a typed PRNG key.
+
+  Returns:
+    A tree of float32 arrays; block parameters lead with the layer axis.
+
+  Source: LLaDA `modeling_llada.py`, init_fn "mitchell".
+  """
+  entries, structure = jax.tree.flatten(_shapes(config), is_leaf=_is_entry)
+  keys = jax.tree.unflatten(
+    structure, list(jax.random.split(key, len(entries)))
+  )
+
+  def draw(entry: Any, key: jax.Array) -> jax.Array:
+    shape, _, fan_in = entry
+    if fan_in is None:
+      return jnp.ones(shape, jnp.float32)
+    x = jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32)
+    return x * fan_in**-0.5
+
+  params = jax.tree.map(draw, _shapes(config), keys, is_leaf=_is_entry)
+  depth = jnp.sqrt(2.0 * (jnp.arange(config.num_layers) + 1.0))
+  blocks = params["blocks"]
+  blocks["attn_out"] = blocks["attn_out"] / depth[:, None, None, None]
+  blocks["down"] = blocks["down"] / depth[:, None, None]
+  return params
+
+
+def _block(
+  config: TransformerConfig,
+  x: jax.Array,
+  block: Params,
+  *,
+  rope: tuple[jax.Array, jax.Array],
+  valid_mask: jax.Array,
+) -> jax.Array:
+  """Apply one block to x float[B, L, D]."""
+  cast = {name: array.astype(x.dtype) for name, array in block.items()}
+  h = layers.rms_norm(x, block["attn_norm"], eps=config.norm_eps)
+  query, key, value = (
+    jnp.einsum("bld,dhk->blhk", h, cast[name])
+    for name in ("q_proj", "k_proj", "v_proj")
+  )
+  mixed = layers.attention(
+    layers.apply_rope(query, *rope),
+    layers.apply_rope(key, *rope),
+    value,
+    valid_mask,
+  )
+  x = x + jnp.einsum("blhk,hkd->bld", mixed, cast["attn_out"])
+  x = sharding.constrain(x, ("batch", None, None))
+  h = layers.rms_norm(x, block["ff_norm"], eps=config.norm_eps)
+  gate = jnp.einsum("bld,df->blf", h, cast["gate"])
+  up = jnp.einsum("bld,df->blf", h, cast["up"])
+  x = x + jnp.einsum("blf,fd->bld", jax.nn.silu(gate) * up, cast["down"])
+  return sharding.constrain(x, ("batch", None, None))
+
+
+def trunk(
+  config: TransformerConfig,
+  params: Params,
+  tokens: jax.Array,
+  *,
+  valid_mask: jax.Array,
+) -> jax.Array:
+  """Run the blocks and the final norm.
+
+  Positions count valid tokens only and invalid tokens are never attended to,
+  so a padded sequence gives its valid tokens the values of the unpadded one.
+
+  Args:
+    config: the sizes.
+    params: from `init`.
+    tokens: int32[B, L], in [0, vocab_size).
+    valid_mask: bool[B, L]; rows of invalid tokens hold no meaning.
+
+  Returns:
+    Hidden states in the compute dtype, [B, L, D].
+  """
+  dtype = jnp.dtype(config.compute_dtype)
+  positions = jnp.cumsum(valid_mask.astype(jnp.int32), axis=1) - 1
+  rope = layers.rope_tables(
+    positions, head_size=config.head_size, theta=config.rope_theta
+  )
+  x = params["embed"].astype(dtype)[tokens]
+  x = sharding.constrain(x, ("batch", None, None))
+  apply = functools.partial(_block, config, rope=rope, valid_mask=valid_mask)
+  if config.remat == "full":
+    apply = jax.checkpoint(apply)
+  x, _ = jax.lax.scan(
+    lambda x, block: (apply(x, block), None),
+    x,
+    params["blocks"],
+    unroll=config.scan_unroll,
+  )
+  return layers.rms_norm(x, params["final_norm"], eps=config.norm_eps)
+
+
+def head(
+  config: TransformerConfig,
+  params: Params,
+  hidden: jax.Array,
+  *,
+  columns: tuple[int, int],
+) -> jax.Array:
+  """Return the logits of a range of token ids.
+
+  Args:
+    config: the sizes.
+    params: from `init`.
+    hidden: float[..., D], any subset of positions.
+    columns: half-open range of token ids within [0, vocab_size).
+
+  Returns:
+    float32[..., stop - start].
+
+  Raises:
+    ValueError: if the range is empty or leaves the vocabulary.
+  """
+  start, stop = columns
+  if not 0 <= start < stop <= config.vocab_size:
+    raise ValueError(
+      f"columns must be a range within [0, {config.vocab_size}), got {columns=}"
+    )
+  rows = params["head"][start:stop].astype(hidden.dtype)
+  return jnp.einsum(
+    "...d,vd->...v", hidden, rows, preferred_element_type=jnp.float32
+  )

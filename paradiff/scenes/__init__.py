@@ -1,0 +1,1 @@
+"""The scenes world: pictures, words and rules whose truth is computable."""

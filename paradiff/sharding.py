@@ -1,0 +1,74 @@
+"""Mesh axes, the one table from logical to mesh axes, and named shardings.
+
+A parallelism strategy is a mesh shape, never a code path: `data` replicates
+the parameters, `fsdp` splits them along the width, `tensor` splits heads, MLP
+and vocabulary. An axis of size 1 is off.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+AXES = ("data", "fsdp", "tensor")
+LOGICAL: dict[str, str | tuple[str, ...]] = {
+  "batch": ("data", "fsdp"),
+  "embed": "fsdp",
+  "heads": "tensor",
+  "mlp": "tensor",
+  "vocab": "tensor",
+}
+Names = tuple[str | None, ...]
+
+
+def make_mesh(
+  *,
+  data: int = 1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
+  """Make the mesh (data, fsdp, tensor).
+
+  Args:
+    data: devices along the data axis, at least 1.
+    fsdp: devices along the parameter-splitting axis, at least 1.
+    tensor: devices along the head- and MLP-splitting axis, at least 1.
+    devices: the devices to use; default: the first data * fsdp * tensor.
+
+  Raises:
+    ValueError: if fewer devices exist than the mesh needs.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  shape = (data, fsdp, tensor)
+  needed = int(np.prod(shape))
+  if min(shape) < 1 or needed > len(devices):
+    raise ValueError(
+      "mesh sizes must be positive and their product at most the number of "
+      f"devices, got {data=} {fsdp=} {tensor=} and {len(devices)} devices"
+    )
+  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices[:needed])
+
+
+def spec(names: Names) -> jax.sharding.PartitionSpec:
+  """Return the mesh axes of an array whose dimensions have logical `names`."""
+  axes = [None if name is None else LOGICAL.get(name) for name in names]
+  return jax.sharding.PartitionSpec(*axes)
+
+
+def shardings(mesh: jax.sharding.Mesh, logical_axes: Any) -> Any:
+  """Map a tree of logical axis names to a tree of named shardings."""
+  return jax.tree.map(
+    lambda names: jax.sharding.NamedSharding(mesh, spec(names)),
+    logical_axes,
+    is_leaf=lambda node: isinstance(node, tuple),
+  )
+
+
+def constrain(x: jax.Array, names: Names) -> jax.Array:
+  """Pin `x` to its logical axes under `jax.set_mesh`; else return it as is."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(names))

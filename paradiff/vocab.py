@@ -1,0 +1,87 @@
+"""One vocabulary for text and picture: id ranges and special ids.
+
+Text tokens come first, [0, text_size); picture code c is token
+`code_offset + c`. Rows between and behind the two ranges are padding.
+"""
+
+import dataclasses
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocab:
+  """The ids a model speaks.
+
+  Attributes:
+    size: rows of the embedding and of the head.
+    text_size: length of the text tokenizer, special ids included.
+    code_offset: token id of picture code 0, at least `text_size`.
+    codebook_size: number of picture codes.
+    mask_id: the mask token of both modalities.
+    bos_id: begins a text.
+    eos_id: ends a text and pads it.
+    soi_id: begins a picture.
+    eoi_id: ends a picture.
+    edit_id: task token of editing.
+    generate_id: task token of text-to-picture generation.
+
+  Raises:
+    ValueError: if the ranges overlap, overrun `size`, or a special id is not
+      a text id.
+  """
+
+  size: int
+  text_size: int
+  code_offset: int
+  codebook_size: int
+  mask_id: int
+  bos_id: int
+  eos_id: int
+  soi_id: int
+  eoi_id: int
+  edit_id: int
+  generate_id: int
+
+  def __post_init__(self) -> None:
+    end = self.code_offset + self.codebook_size
+    if not 0 < self.text_size <= self.code_offset <= end <= self.size:
+      raise ValueError(
+        "vocabulary must satisfy 0 < text_size <= code_offset and "
+        f"code_offset + codebook_size <= size, got {self}"
+      )
+    for name, value in self.special_ids.items():
+      if not 0 <= value < self.text_size:
+        raise ValueError(f"{name} must be a text id, got {value} in {self}")
+
+  @property
+  def special_ids(self) -> dict[str, int]:
+    """The special ids by field name."""
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name.endswith("_id")
+    }
+
+  @property
+  def text_columns(self) -> tuple[int, int]:
+    """Half-open range of token ids that text positions may take."""
+    return (0, self.text_size)
+
+  @property
+  def code_columns(self) -> tuple[int, int]:
+    """Half-open range of token ids that picture positions may take."""
+    return (self.code_offset, self.code_offset + self.codebook_size)
+
+  @property
+  def suppressed_text_ids(self) -> tuple[int, ...]:
+    """Text ids that an answer never holds: every special id but `eos_id`."""
+    return tuple(sorted(set(self.special_ids.values()) - {self.eos_id}))
+
+  def code_to_token(self, codes: jax.Array) -> jax.Array:
+    """Map picture codes to token ids."""
+    return codes + self.code_offset
+
+  def token_to_code(self, tokens: jax.Array) -> jax.Array:
+    """Map token ids of a picture to codes."""
+    return tokens - self.code_offset
