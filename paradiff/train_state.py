@@ -1,0 +1,114 @@
+"""What training changes: step, parameters, optimiser state and key.
+
+The state is one pytree, so that one `jax.jit` donates it, one checkpoint
+holds it and one tree of shardings places it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from paradiff import sharding
+
+Params = Any  # a tree of float arrays
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a train step reads and writes.
+
+  Attributes:
+    step: int32[], updates done so far.
+    params: tree of float arrays.
+    opt_state: the optimiser's state for `params`.
+    key: key[], constant over a run; step n draws from `fold_in(key, n)`.
+  """
+
+  step: jax.Array
+  params: Params
+  opt_state: optax.OptState
+  key: jax.Array
+
+
+def create(
+  params: Params, tx: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+  """Return the state before the first step.
+
+  Args:
+    params: tree of float arrays.
+    tx: the optimiser.
+    key: a typed PRNG key; all the run's randomness follows from it.
+  """
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(params),
+    key=key,
+  )
+
+
+def init_state(
+  init_fn: Callable[[jax.Array], Params],
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  logical_axes: Any,
+) -> tuple[TrainState, TrainState]:
+  """Draw a state directly into its shardings; no device holds all of it.
+
+  Args:
+    init_fn: draws parameters from a key.
+    tx: the optimiser.
+    key: a typed PRNG key, split between parameters and training.
+    mesh: where the state lives.
+    logical_axes: the parameters' tree with tuples of axis names for leaves.
+
+  Returns:
+    The state, and the same tree of `jax.sharding.NamedSharding` leaves.
+  """
+
+  def init(key: jax.Array) -> TrainState:
+    params_key, train_key = jax.random.split(key)
+    return create(init_fn(params_key), tx, train_key)
+
+  places = state_shardings(
+    jax.eval_shape(init, key), tx, mesh=mesh, logical_axes=logical_axes
+  )
+  return jax.jit(init, out_shardings=places)(key), places
+
+
+def state_shardings(
+  state: TrainState,
+  tx: optax.GradientTransformation,
+  *,
+  mesh: jax.sharding.Mesh,
+  logical_axes: Any,
+) -> TrainState:
+  """Return a sharding for every leaf of `state`.
+
+  Optimiser moments lie where their parameters lie; the rest is replicated.
+
+  Args:
+    state: arrays or shapes.
+    tx: the optimiser that made `state.opt_state`.
+    mesh: where the state lives.
+    logical_axes: the parameters' tree with tuples of axis names for leaves.
+  """
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  params = sharding.shardings(mesh, logical_axes)
+  opt_state = optax.tree_utils.tree_map_params(
+    tx,
+    lambda _, place: place,
+    state.opt_state,
+    params,
+    transform_non_params=lambda _: everywhere,
+  )
+  return TrainState(
+    step=everywhere, params=params, opt_state=opt_state, key=everywhere
+  )
