@@ -1,0 +1,23 @@
+"""Eight virtual CPU devices, strict shapes, and nothing from the network.
+
+The environment must be set before jax is imported anywhere.
+"""
+
+import os
+
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _FLAGS:
+  os.environ["XLA_FLAGS"] = (
+    f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+  )
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+from absl import flags
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# grain reads absl flags, which no main function has parsed here.
+flags.FLAGS.mark_as_parsed()
