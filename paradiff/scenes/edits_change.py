@@ -165,9 +165,8 @@ def _touch_appear(rng: np.random.Generator) -> phrases.Draft | None:
 def _fact_note(name: str) -> tuple[str, ...]:
   """Return the clause that states what is known about `name`."""
   what, value, verb = grammar.KNOWLEDGE[name]
-  if what == "shape" and value != "dice":
-    value = value + "s"
-  return (f"{name} {verb} {value}",)
+  plural = "s" if what == "shape" else ""
+  return (f"{name} {verb} {value}{plural}",)
 
 
 def _make_like(rng: np.random.Generator) -> phrases.Draft | None:

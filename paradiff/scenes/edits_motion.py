@@ -134,6 +134,8 @@ def _beside(rng: np.random.Generator) -> phrases.Draft | None:
     return None
   thing, other, ref, other_ref = found
   around = world.neighbours(other.cell)
+  if thing.cell in around:
+    return None
   cells = [cell for cell in scene.empty_cells() if cell in around]
   return _to_any(scene, thing, cells, f"move {ref} beside {other_ref}")
 

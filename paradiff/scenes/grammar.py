@@ -46,10 +46,10 @@ NUMBERS = ("one", "two", "three", "four", "five")
 PLURALS = {f"{shape}s": shape for shape in (*world.SHAPES, "shape")}
 _PROMPT_WORDS = (
   "a above add after an and appears at becomes below beside big bottom cell "
-  "colour column corner draw drifts each empty every falls grows if in into "
-  "it its just left make move next of one paint put rainbow remove replace "
+  "colour column corner draw drifts each empty every falls grows if into "
+  "just left make move next of one paint put rainbow remove replace "
   "right rises row shape show shrinks size small something step swap takes "
-  "that the them tick ticks to top touches turn turns up down vanishes with"
+  "that the tick ticks to top touches turn turns up down vanishes with"
 ).split()
 _REASONING_WORDS = (
   "add are at becomes change from into is keep make move no nothing paint "
