@@ -1,0 +1,221 @@
+"""What every experiment shares: configs in, guards around the loop.
+
+A config file is a `ConfigDict` with sub-trees; `build` turns a sub-tree into
+the frozen dataclass that library code takes, so defaults live there and an
+unknown or missing key fails by name. Nothing below `experiments/` sees a
+`ConfigDict`.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from clu import platform
+from etils import epath
+from ml_collections import config_flags
+
+from paradiff import checkpoints
+
+T = TypeVar("T")
+
+# Keys of a config that may change when a run resumes.
+FREE_KEYS = ("log", "checkpoint", "evaluate", "stop_step")
+
+
+def build(cls: type[T], subtree: Mapping[str, Any], **fixed: Any) -> T:
+  """Construct a frozen dataclass from a sub-tree of a config.
+
+  Args:
+    cls: a dataclass; fields that are dataclasses take nested sub-trees.
+    subtree: values by field name; a field left out has its default.
+    **fixed: fields that the caller sets and the config may not.
+
+  Raises:
+    ValueError: naming unknown, missing or refused keys and the allowed ones.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+  allowed = sorted(set(fields) - set(fixed))
+  unknown = sorted(set(subtree) - set(allowed))
+  if unknown:
+    raise ValueError(
+      f"keys of {cls.__name__} must be among {allowed}, got {unknown}"
+    )
+  missing = [
+    name
+    for name, field in fields.items()
+    if name not in subtree
+    and name not in fixed
+    and field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
+  ]
+  if missing:
+    raise ValueError(
+      f"{cls.__name__} must be given {missing}, got only {sorted(subtree)}"
+    )
+  hints = typing.get_type_hints(cls)
+  values = {name: _value(hints[name], subtree[name]) for name in subtree}
+  return cls(**values, **fixed)
+
+
+def override(base: T, subtree: Mapping[str, Any]) -> T:
+  """Return the dataclass `base` with the fields of a sub-tree replaced."""
+  fields = {f.name for f in dataclasses.fields(base)}  # type: ignore[arg-type]
+  unknown = sorted(set(subtree) - fields)
+  if unknown:
+    raise ValueError(
+      f"keys of {type(base).__name__} must be among {sorted(fields)}, got "
+      f"{unknown}"
+    )
+  hints = typing.get_type_hints(type(base))
+  values = {}
+  for name, value in subtree.items():
+    old = getattr(base, name)
+    nested = dataclasses.is_dataclass(old) and isinstance(value, _MAPPINGS)
+    values[name] = (
+      override(old, value) if nested else _value(hints[name], value)
+    )
+  return dataclasses.replace(base, **values)  # type: ignore[type-var]
+
+
+_MAPPINGS = (Mapping, ml_collections.ConfigDict)
+
+
+def _value(hint: Any, value: Any) -> Any:
+  """Turn a config value into what the field is annotated with."""
+  if isinstance(value, _MAPPINGS):
+    options = [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+      options = list(typing.get_args(hint))
+    for option in options:
+      if dataclasses.is_dataclass(option):
+        return build(option, value)  # type: ignore[arg-type]
+    return dict(value)
+  return tuple(value) if isinstance(value, list) else value
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return a config as nested dicts of JSON data."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def identity(config: ml_collections.ConfigDict, **parts: Any) -> dict[str, Any]:
+  """Return what defines a run: the config without `FREE_KEYS`, and `parts`."""
+  kept = {k: v for k, v in plain(config).items() if k not in FREE_KEYS}
+  return {"config": kept, **parts}
+
+
+def write_config(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> None:
+  """Write `config.json` into the workdir."""
+  path = epath.Path(workdir) / "config.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name("config.json.tmp")
+  temporary.write_text(json.dumps(plain(config), indent=2) + "\n")
+  temporary.replace(path)
+
+
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return a config as {"optim/learning_rate": value}."""
+  return checkpoints.flatten(plain(config))
+
+
+class NonFinite(RuntimeError):
+  """A loss or a gradient norm is not finite; the message names the step."""
+
+
+class Guard:
+  """Check each step's loss and gradient norm one step late.
+
+  The numbers of step n are read only after step n + 1 is dispatched, so that
+  the accelerator never waits for the host.
+  """
+
+  def __init__(self) -> None:
+    self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = (
+      collections.deque()
+    )
+    self.loss = math.nan
+
+  def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Take in a dispatched step's metrics and check the step before it.
+
+    Raises:
+      NonFinite: if that step's loss or gradient norm is not finite.
+    """
+    watched = {k: metrics[k] for k in ("train/loss", "train/grad_norm")}
+    self._pending.append((step, watched))
+    if len(self._pending) > 1:
+      self._check()
+
+  def drain(self) -> None:
+    """Wait for all steps pushed and check them.
+
+    Raises:
+      NonFinite: as `push`.
+    """
+    while self._pending:
+      self._check()
+
+  def _check(self) -> None:
+    step, metrics = self._pending.popleft()
+    values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+    self.loss = values["train/loss"]
+    if not all(math.isfinite(value) for value in values.values()):
+      raise NonFinite(
+        f"loss and gradient norm must be finite, got {values} at step {step}"
+      )
+
+
+def start_distributed() -> None:
+  """Join the other processes of the run, if the environment names any.
+
+  Cloud TPU, Slurm and Kubernetes are found by jax itself; elsewhere set
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  """
+  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+  given = {name: os.environ[name] for name in names if name in os.environ}
+  if len(given) == len(names):
+    jax.distributed.initialize(
+      given[names[0]], int(given[names[1]]), int(given[names[2]])
+    )
+  elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or (
+    len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+  ):
+    jax.distributed.initialize()
+
+
+def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
+  """Parse `--config` and `--workdir`, then call `main(config, workdir)`."""
+  config_flag = config_flags.DEFINE_config_file(
+    "config", None, "The config file.", lock_config=True
+  )
+  workdir_flag = flags.DEFINE_string(
+    "workdir", None, "Checkpoints, metrics and samples; re-startable."
+  )
+  flags.mark_flags_as_required(["config", "workdir"])
+
+  def start(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f"only flags are taken, got {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    start_distributed()
+    platform.work_unit().set_task_status(
+      f"process {jax.process_index()} of {jax.process_count()}"
+    )
+    try:
+      main(config_flag.value, workdir_flag.value)
+    except NonFinite as error:
+      sys.exit(f"{error}\nThe last good checkpoint is in {workdir_flag.value}.")
+
+  app.run(start)

@@ -1,0 +1,304 @@
+"""Checkpoints of a run (Orbax) and exported parameters (safetensors).
+
+A `Checkpointer` keeps two things apart: the newest few states, to resume from,
+and the best by a metric. Neither ever removes the other's. A save is written
+beside its final name and renamed when complete, so a killed save leaves
+nothing that a restore would take up.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from paradiff import train_state
+
+
+class Checkpointer:
+  """Save and restore a run's state, data position and identity.
+
+  The identity is plain data that defines the run: variant, layout, options.
+  A folder whose checkpoints have another identity is refused.
+  """
+
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    *,
+    identity: Mapping[str, Any],
+    num_kept: int = 2,
+    best_metric: str | None = None,
+    best_mode: str = "max",
+  ) -> None:
+    """Open `workdir/checkpoints`, and `workdir/best` given a metric.
+
+    Args:
+      workdir: the run's folder, created if need be.
+      identity: JSON data that every checkpoint of the run carries.
+      num_kept: newest checkpoints to keep, at least 1.
+      best_metric: the metric that decides which checkpoint is the best.
+      best_mode: "max" or "min".
+
+    Raises:
+      ValueError: if `num_kept` or `best_mode` is out of range.
+    """
+    if num_kept < 1:
+      raise ValueError(f"num_kept must be at least 1, got {num_kept}")
+    if best_mode not in ("max", "min"):
+      raise ValueError(f'best_mode must be "max" or "min", got {best_mode!r}')
+    self._identity = json.loads(json.dumps(identity))
+    self._best_metric = best_metric
+    root = epath.Path(workdir).absolute()  # Orbax takes no relative path
+    # Orbax removes what a killed save left when it opens a folder.
+    self._folder = root / "checkpoints"
+    self._newest = ocp.CheckpointManager(
+      self._folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=num_kept, cleanup_tmp_directories=True
+      ),
+    )
+    self._best: ocp.CheckpointManager | None = None
+    if best_metric is not None:
+      self._best = ocp.CheckpointManager(
+        root / "best",
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=1,
+          best_fn=lambda metrics: metrics[best_metric],
+          best_mode=best_mode,
+          keep_checkpoints_without_metrics=False,
+          cleanup_tmp_directories=True,
+        ),
+      )
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint; None without one."""
+    return self._newest.latest_step()
+
+  @property
+  def best_step(self) -> int | None:
+    """Step of the best checkpoint so far; None without one."""
+    return None if self._best is None else self._best.best_step()
+
+  def _args(
+    self, state: train_state.TrainState, position: int
+  ) -> ocp.args.Composite:
+    meta = {"position": position, "identity": self._identity}
+    return ocp.args.Composite(
+      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+    )
+
+  def save(
+    self,
+    state: train_state.TrainState,
+    *,
+    step: int,
+    position: int,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Begin to save; returns once the state is copied off the devices.
+
+    Args:
+      state: the state after `step` steps; may be donated afterwards.
+      step: how many steps are done.
+      position: batches taken from the data so far.
+      metrics: scores of this state; without the deciding one it cannot
+        become the best.
+    """
+    self._newest.save(step, args=self._args(state, position))
+    if self._best is None or not metrics or self._best_metric not in metrics:
+      return
+    if step not in self._best.all_steps():  # it is there after a resume
+      self._best.save(
+        step, args=self._args(state, position), metrics=dict(metrics)
+      )
+
+  def restore(
+    self, like: train_state.TrainState
+  ) -> tuple[train_state.TrainState, int] | None:
+    """Read the newest complete checkpoint.
+
+    Args:
+      like: arrays, or shapes with shardings, that the result is to match.
+
+    Returns:
+      State and data position, or None if there is no checkpoint.
+
+    Raises:
+      ValueError: if the checkpoint is of another run or cannot be read.
+    """
+    step = self.latest_step
+    if step is None:
+      return None
+    path = self._folder / str(step)
+    meta = _restore(self._newest, step, path, meta=ocp.args.JsonRestore())
+    identity = meta["meta"].get("identity")
+    if identity != self._identity:
+      raise ValueError(
+        f"{path} must be a checkpoint of this run, got one with\n"
+        + "\n".join(differences(self._identity, identity))
+        + "\nUse another workdir, or the configuration that began this one."
+      )
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    state = _restore(
+      self._newest, step, path, state=ocp.args.StandardRestore(shapes)
+    )["state"]
+    check_shapes(state.params, like.params, source=str(path))
+    return state, int(meta["meta"]["position"])
+
+  def wait(self) -> None:
+    """Wait until every save begun so far is complete."""
+    self._newest.wait_until_finished()
+    if self._best is not None:
+      self._best.wait_until_finished()
+
+  def close(self) -> None:
+    """Wait for the saves and release the folders."""
+    self.wait()
+    self._newest.close()
+    if self._best is not None:
+      self._best.close()
+
+
+def _restore(
+  manager: ocp.CheckpointManager, step: int, path: epath.Path, **args: Any
+) -> Any:
+  try:
+    return manager.restore(step, args=ocp.args.Composite(**args))
+  except Exception as error:  # Orbax and TensorStore raise many kinds
+    first = str(error).strip().splitlines() or [""]
+    raise ValueError(
+      f"{path} must be a complete checkpoint of this program, got "
+      f"{type(error).__name__}: {first[0][:300]}"
+    ) from error
+
+
+def flatten(tree: Any, *, prefix: str = "") -> dict[str, Any]:
+  """Return {"a/b": leaf} of nested string-keyed mappings."""
+  if not isinstance(tree, Mapping):
+    return {prefix: tree}
+  flat: dict[str, Any] = {}
+  for name, node in tree.items():
+    flat |= flatten(node, prefix=f"{prefix}/{name}" if prefix else str(name))
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the nested dicts of {"a/b": leaf}: the inverse of `flatten`."""
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def differences(ours: Any, theirs: Any) -> list[str]:
+  """Return a line for each leaf that differs, with both values."""
+  here, there = flatten(ours), flatten(theirs)
+  absent = "absent"
+  return [
+    f"  {name}: {there.get(name, absent)!r}, here {here.get(name, absent)!r}"
+    for name in sorted({*here, *there})
+    if here.get(name, absent) != there.get(name, absent)
+  ]
+
+
+def check_shapes(found: Any, expected: Any, *, source: str) -> None:
+  """Check that two trees have the same names and shapes.
+
+  Args:
+    found: tree of arrays.
+    expected: tree of arrays or shapes.
+    source: the file that `found` is from, for the message.
+
+  Raises:
+    ValueError: naming the source and the first differences.
+  """
+  shapes = [
+    {name: tuple(np.shape(leaf)) for name, leaf in flatten(tree).items()}
+    for tree in (expected, found)
+  ]
+  lines = differences(*shapes)
+  if lines:
+    more = [f"  and {len(lines) - 5} more"] if len(lines) > 5 else []
+    raise ValueError(
+      f"{source} must hold the parameters of this model, got shapes\n"
+      + "\n".join(lines[:5] + more)
+    )
+
+
+def save_pretrained(
+  folder: epath.PathLike,
+  name: str,
+  params: Mapping[str, Any],
+  config: Mapping[str, Any],
+) -> None:
+  """Write `name.safetensors` and `name.json`, each complete or not at all.
+
+  Args:
+    folder: where to, created if need be.
+    name: of both files.
+    params: nested dicts of arrays; a leaf is named `blocks/q_proj`.
+    config: JSON data.
+  """
+  root = epath.Path(folder)
+  root.mkdir(parents=True, exist_ok=True)
+  flat = {
+    key: np.ascontiguousarray(leaf)
+    for key, leaf in flatten(jax.device_get(params)).items()
+  }
+  text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+  _write(root / f"{name}.safetensors", safetensors.numpy.save(flat))
+  _write(root / f"{name}.json", text.encode())
+
+
+def _write(path: epath.Path, data: bytes) -> None:
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_bytes(data)
+  temporary.replace(path)
+
+
+def load_pretrained(
+  folder: epath.PathLike, name: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Read what `save_pretrained` wrote.
+
+  Returns:
+    Nested dicts of numpy arrays, and the config.
+
+  Raises:
+    FileNotFoundError: if one of the two files is missing, naming it.
+    ValueError: if one of them is damaged, naming it.
+  """
+  root = epath.Path(folder)
+  data = {}
+  for suffix in ("json", "safetensors"):
+    path = root / f"{name}.{suffix}"
+    if not path.exists():
+      raise FileNotFoundError(f"a model must have {path}, got no such file")
+    data[suffix] = path.read_bytes()
+  try:
+    config = json.loads(data["json"])
+  except ValueError as error:
+    raise ValueError(f"{root / name}.json must be JSON, got {error}") from error
+  if not isinstance(config, dict):
+    raise ValueError(
+      f"{root / name}.json must hold an object, got {type(config).__name__}"
+    )
+  try:
+    flat = safetensors.numpy.load(data["safetensors"])
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f"{root / name}.safetensors must be a complete safetensors file, got "
+      f"{len(data['safetensors'])} bytes: {error}"
+    ) from error
+  return unflatten(flat), config

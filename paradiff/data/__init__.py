@@ -1,0 +1,1 @@
+"""Sources, batches and the tokens of text and pictures."""

@@ -1,0 +1,218 @@
+"""Laws of checkpoints and of exported parameters."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+
+from paradiff import checkpoints, sharding, train_state
+
+IDENTITY = {"variant": "micro", "config": {"seed": 1, "optim": {"b1": 0.9}}}
+
+
+def _state(value=0.0):
+  params = {"blocks": {"w": jnp.arange(32.0).reshape(8, 4) + value}}
+  state = train_state.create(params, optax.adam(0.1), jax.random.key(7))
+  return state.replace(step=jnp.int32(value))
+
+
+def _equal(one, other):
+  def data(state):
+    state = state.replace(key=jax.random.key_data(state.key))
+    return jax.device_get(state)
+
+  jax.tree.map(np.testing.assert_array_equal, data(one), data(other))
+
+
+def _open(folder, **options):
+  return checkpoints.Checkpointer(
+    folder, **{"identity": IDENTITY, "num_kept": 2, **options}
+  )
+
+
+def test_restore_gives_back_state_and_position_bit_for_bit(tmp_path):
+  saver = _open(tmp_path)
+  assert saver.restore(_state()) is None
+  saver.save(_state(3.0), step=3, position=11)
+  saver.close()
+  state, position = _open(tmp_path).restore(_state())
+  assert position == 11
+  _equal(state, _state(3.0))
+  assert jax.random.uniform(state.key) == jax.random.uniform(_state().key)
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path):
+  saver = _open(tmp_path)
+  update = jax.jit(
+    lambda s: s.replace(params=jax.tree.map(lambda x: x + 1.0, s.params)),
+    donate_argnums=0,
+  )
+  state = _state(1.0)
+  saver.save(state, step=1, position=1)
+  for _ in range(20):
+    state = update(state)
+  saver.wait()
+  _equal(saver.restore(_state())[0], _state(1.0))
+
+
+def test_newest_few_are_kept_and_the_best_apart_from_them(tmp_path):
+  saver = _open(tmp_path, best_metric="eval/score")
+  for step, score in enumerate((0.9, 0.8, 0.7, 0.6), start=1):
+    saver.save(
+      _state(step), step=step, position=step, metrics={"eval/score": score}
+    )
+  saver.wait()
+  assert saver.latest_step == 4  # scores fell, and still the newest stands
+  assert saver.best_step == 1
+  folders = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert {"3", "4"} <= folders
+  assert not {"1", "2"} & folders
+  _equal(saver.restore(_state())[0], _state(4.0))
+  saver.close()
+  assert _open(tmp_path, best_metric="eval/score").best_step == 1
+
+
+def test_a_state_without_scores_is_kept_to_resume_from(tmp_path):
+  saver = _open(tmp_path, best_metric="loss", best_mode="min")
+  saver.save(_state(1.0), step=1, position=1, metrics={"loss": 2.0})
+  saver.save(_state(2.0), step=2, position=2)
+  saver.save(_state(3.0), step=3, position=3, metrics={"loss": 1.0})
+  saver.wait()
+  assert (saver.latest_step, saver.best_step) == (3, 3)
+
+
+def test_what_a_killed_save_left_is_never_restored(tmp_path):
+  saver = _open(tmp_path)
+  saver.save(_state(1.0), step=1, position=1)
+  saver.close()
+  done = tmp_path / "checkpoints" / "1"
+  half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+  (half / "state").mkdir(parents=True)
+  for file in (done / "state").iterdir():
+    if file.is_file():
+      (half / "state" / file.name).write_bytes(file.read_bytes()[:10])
+  again = _open(tmp_path)
+  assert again.latest_step == 1
+  again.save(_state(2.0), step=2, position=2)
+  again.wait()
+  _equal(again.restore(_state())[0], _state(2.0))
+
+
+def test_another_identity_is_refused_naming_both(tmp_path):
+  saver = _open(tmp_path)
+  saver.save(_state(1.0), step=1, position=1)
+  saver.close()
+  other = {"variant": "tiny", "config": {"seed": 1, "optim": {"b1": 0.95}}}
+  with pytest.raises(ValueError, match="variant: 'micro', here 'tiny'") as e:
+    _open(tmp_path, identity=other).restore(_state())
+  assert "config/optim/b1: 0.9, here 0.95" in str(e.value)
+  assert "seed" not in str(e.value)
+
+
+def test_other_shapes_are_refused_naming_the_checkpoint(tmp_path):
+  saver = _open(tmp_path)
+  saver.save(_state(1.0), step=1, position=1)
+  saver.close()
+  params = {"blocks": {"w": jnp.zeros((2, 3))}}
+  other = train_state.create(params, optax.adam(0.1), jax.random.key(0))
+  with pytest.raises(ValueError, match="checkpoints/1"):
+    _open(tmp_path).restore(other)
+
+
+@pytest.mark.parametrize("what", ["truncated", "foreign"])
+def test_a_damaged_checkpoint_is_refused_naming_it(tmp_path, what):
+  saver = _open(tmp_path)
+  saver.save(_state(1.0), step=1, position=1)
+  saver.close()
+  folder = tmp_path / "checkpoints" / "1"
+  if what == "foreign":
+    for file in list(folder.rglob("*"))[::-1]:
+      file.rmdir() if file.is_dir() else file.unlink()
+    (folder / "something.txt").write_text("not ours")
+  else:
+    for file in (folder / "state").rglob("*"):
+      if file.is_file() and file.stat().st_size > 8:
+        file.write_bytes(file.read_bytes()[:8])
+  with pytest.raises(ValueError, match="checkpoints/1"):
+    _open(tmp_path).restore(_state())
+
+
+def test_restore_onto_another_mesh(tmp_path):
+  saver = _open(tmp_path)
+  saver.save(_state(1.0), step=1, position=1)
+  mesh = sharding.make_mesh(fsdp=4, tensor=2)
+  places = train_state.state_shardings(
+    _state(),
+    optax.adam(0.1),
+    mesh=mesh,
+    logical_axes={"blocks": {"w": ("embed", "mlp")}},
+  )
+  saver.wait()
+  like = jax.device_put(_state(), places)
+  state, _ = saver.restore(like)
+  assert state.params["blocks"]["w"].sharding == places.params["blocks"]["w"]
+  _equal(state, _state(1.0))
+
+
+def test_out_of_range_options_are_refused(tmp_path):
+  with pytest.raises(ValueError, match="num_kept"):
+    _open(tmp_path, num_kept=0)
+  with pytest.raises(ValueError, match="best_mode"):
+    _open(tmp_path, best_mode="most")
+
+
+def test_pretrained_round_trip_keeps_names_dtypes_and_config(tmp_path):
+  params = {
+    "blocks": {"q_proj": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    "head": np.ones((2, 2), ml_dtypes.bfloat16),
+  }
+  checkpoints.save_pretrained(tmp_path, "net", params, {"width": 3})
+  loaded, config = checkpoints.load_pretrained(tmp_path, "net")
+  assert config == {"width": 3}
+  assert loaded["head"].dtype == ml_dtypes.bfloat16
+  jax.tree.map(np.testing.assert_array_equal, loaded, params)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {"net.safetensors", "net.json"}
+
+
+def test_transposed_leaves_are_saved_in_their_own_order(tmp_path):
+  leaf = np.arange(6, dtype=np.float32).reshape(2, 3).T
+  checkpoints.save_pretrained(tmp_path, "net", {"w": leaf}, {})
+  loaded, _ = checkpoints.load_pretrained(tmp_path, "net")
+  np.testing.assert_array_equal(loaded["w"], leaf)
+
+
+def test_missing_and_damaged_exports_are_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"net\.json"):
+    checkpoints.load_pretrained(tmp_path, "net")
+  checkpoints.save_pretrained(tmp_path, "net", {"w": np.ones(100)}, {})
+  weights = tmp_path / "net.safetensors"
+  whole = weights.read_bytes()
+  for damaged in (b"", whole[:20], whole[:-8], b"PK\x03\x04 a zip file"):
+    weights.write_bytes(damaged)
+    with pytest.raises(
+      ValueError, match=rf"net\.safetensors.*{len(damaged)} b"
+    ):
+      checkpoints.load_pretrained(tmp_path, "net")
+  weights.unlink()
+  with pytest.raises(FileNotFoundError, match=r"net\.safetensors"):
+    checkpoints.load_pretrained(tmp_path, "net")
+  for text in ("{", json.dumps([1])):
+    (tmp_path / "net.json").write_text(text)
+    weights.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"net\.json"):
+      checkpoints.load_pretrained(tmp_path, "net")
+
+
+def test_check_shapes_names_source_and_differences():
+  found = {"a": np.ones((2, 3)), "extra": np.ones(1)}
+  expected = {"a": np.ones((3, 2)), "lost": np.ones(1)}
+  with pytest.raises(ValueError, match="file.x must hold") as error:
+    checkpoints.check_shapes(found, expected, source="file.x")
+  for part in ("a: (2, 3), here (3, 2)", "extra: (1,), here 'absent'", "lost"):
+    assert part in str(error.value)
+  checkpoints.check_shapes(found, found, source="file.x")

@@ -1,0 +1,74 @@
+"""Laws of the optimiser and its schedule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from paradiff import optim
+
+
+def test_schedule_rises_linearly_then_falls_to_end_rate():
+  config = optim.OptimConfig(
+    learning_rate=2.0, num_steps=30, warmup_steps=10, end_rate=0.1
+  )
+  schedule = optim.make_schedule(config)
+  got = [float(schedule(step)) for step in (0, 5, 10, 20, 30)]
+  np.testing.assert_allclose(got, [0.0, 1.0, 2.0, 1.1, 0.2], rtol=1e-6)
+
+
+def test_schedule_without_warmup_begins_at_the_peak():
+  config = optim.OptimConfig(learning_rate=2.0, num_steps=4, warmup_steps=0)
+  assert float(optim.make_schedule(config)(0)) == 2.0
+
+
+def test_weight_decay_touches_matrices_only():
+  params = {
+    "embed": jnp.ones((3, 2)),
+    "blocks": {"attn_norm": jnp.ones((4, 2)), "up": jnp.ones((4, 2, 2))},
+    "conv": {"kernel": jnp.ones((1, 1, 2, 2)), "bias": jnp.ones(2)},
+  }
+  assert optim.is_decayed(params) == {
+    "embed": True,
+    "blocks": {"attn_norm": False, "up": True},
+    "conv": {"kernel": True, "bias": False},
+  }
+  config = optim.OptimConfig(
+    learning_rate=0.5, num_steps=2, warmup_steps=0, weight_decay=0.1
+  )
+  tx = optim.make_tx(config)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(zeros, tx.init(params), params)
+  np.testing.assert_allclose(updates["embed"], -0.05, rtol=1e-6)
+  np.testing.assert_array_equal(updates["blocks"]["attn_norm"], 0.0)
+
+
+def test_first_update_equals_a_numpy_adamw():
+  config = optim.OptimConfig(
+    learning_rate=0.1, num_steps=10, warmup_steps=0, clip_norm=1.0
+  )
+  params = {"w": jnp.array([[1.0, -2.0]])}
+  grads = {"w": jnp.array([[3.0, 4.0]])}
+  tx = optim.make_tx(config)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  clipped = np.array([[0.6, 0.8]])
+  direction = clipped / (np.abs(clipped) + config.eps)
+  expected = -0.1 * (direction + 0.01 * np.array([[1.0, -2.0]]))
+  np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("learning_rate", 0.0),
+    ("warmup_steps", 10),
+    ("end_rate", 1.5),
+    ("weight_decay", -1.0),
+    ("b2", 1.0),
+    ("clip_norm", -1.0),
+  ],
+)
+def test_out_of_range_options_are_refused_by_name(name, value):
+  options = {"learning_rate": 1.0, "num_steps": 10, "warmup_steps": 0}
+  with pytest.raises(ValueError, match=name):
+    optim.OptimConfig(**{**options, name: value})
