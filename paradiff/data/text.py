@@ -139,7 +139,8 @@ class TextTokenizer:
     wrong = [int(i) for i in ids if not 0 <= i < len(self)]
     if wrong:
       raise ValueError(f"text ids must be in [0, {len(self)}), got {wrong}")
-    return self.fast.decode([int(i) for i in ids], skip_special_tokens=True)
+    decoded = self.fast.decode([int(i) for i in ids], skip_special_tokens=True)
+    return typing.cast(str, decoded)
 
   def _unknown(self, text: str) -> list[str]:
     """Return the pieces of `text` that have no id, each once, in order."""
