@@ -6,11 +6,13 @@ beside its final name and renamed when complete, so a killed save leaves
 nothing that a restore would take up.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors
@@ -18,6 +20,19 @@ import safetensors.numpy
 from etils import epath
 
 from paradiff import train_state
+
+# safetensors.numpy writes bfloat16 but does not read it.
+_DTYPES = {
+  "BOOL": np.bool_,
+  "U8": np.uint8,
+  "I8": np.int8,
+  "I32": np.int32,
+  "I64": np.int64,
+  "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16,
+  "F32": np.float32,
+  "F64": np.float64,
+}
 
 
 class Checkpointer:
@@ -59,6 +74,7 @@ class Checkpointer:
     self._folder = root / "checkpoints"
     self._newest = ocp.CheckpointManager(
       self._folder,
+      item_handlers=_handlers(),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=num_kept, cleanup_tmp_directories=True
       ),
@@ -67,6 +83,7 @@ class Checkpointer:
     if best_metric is not None:
       self._best = ocp.CheckpointManager(
         root / "best",
+        item_handlers=_handlers(),
         options=ocp.CheckpointManagerOptions(
           max_to_keep=1,
           best_fn=lambda metrics: metrics[best_metric],
@@ -137,20 +154,25 @@ class Checkpointer:
     if step is None:
       return None
     path = self._folder / str(step)
-    meta = _restore(self._newest, step, path, meta=ocp.args.JsonRestore())
-    identity = meta["meta"].get("identity")
+    with _reading(path):
+      meta = self._newest.restore(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+      )["meta"]
+      saved = self._newest.item_metadata(step)["state"].tree["params"]
+      identity, position = meta["identity"], int(meta["position"])
     if identity != self._identity:
       raise ValueError(
         f"{path} must be a checkpoint of this run, got one with\n"
         + "\n".join(differences(self._identity, identity))
         + "\nUse another workdir, or the configuration that began this one."
       )
+    check_shapes(saved, like.params, source=str(path))
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    state = _restore(
-      self._newest, step, path, state=ocp.args.StandardRestore(shapes)
-    )["state"]
-    check_shapes(state.params, like.params, source=str(path))
-    return state, int(meta["meta"]["position"])
+    with _reading(path):
+      state = self._newest.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+      )["state"]
+    return state, position
 
   def wait(self) -> None:
     """Wait until every save begun so far is complete."""
@@ -166,16 +188,23 @@ class Checkpointer:
       self._best.close()
 
 
-def _restore(
-  manager: ocp.CheckpointManager, step: int, path: epath.Path, **args: Any
-) -> Any:
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+  return {
+    "state": ocp.StandardCheckpointHandler(),
+    "meta": ocp.JsonCheckpointHandler(),
+  }
+
+
+@contextlib.contextmanager
+def _reading(path: epath.Path) -> Iterator[None]:
+  """Turn whatever reading a damaged checkpoint raises into one clear error."""
   try:
-    return manager.restore(step, args=ocp.args.Composite(**args))
+    yield
   except Exception as error:  # Orbax and TensorStore raise many kinds
-    first = str(error).strip().splitlines() or [""]
+    first = [*str(error).strip().splitlines(), ""][0]
     raise ValueError(
       f"{path} must be a complete checkpoint of this program, got "
-      f"{type(error).__name__}: {first[0][:300]}"
+      f"{type(error).__name__}: {first[:300]}"
     ) from error
 
 
@@ -197,6 +226,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
+      if not isinstance(node, dict):
+        raise ValueError(f"a leaf must not have leaves beneath, got {path}")
     node[name] = leaf
   return tree
 
@@ -224,7 +255,7 @@ def check_shapes(found: Any, expected: Any, *, source: str) -> None:
     ValueError: naming the source and the first differences.
   """
   shapes = [
-    {name: tuple(np.shape(leaf)) for name, leaf in flatten(tree).items()}
+    {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
     for tree in (expected, found)
   ]
   lines = differences(*shapes)
@@ -295,10 +326,21 @@ def load_pretrained(
       f"{root / name}.json must hold an object, got {type(config).__name__}"
     )
   try:
-    flat = safetensors.numpy.load(data["safetensors"])
-  except safetensors.SafetensorError as error:
+    return unflatten(_arrays(data["safetensors"])), config
+  except (safetensors.SafetensorError, ValueError) as error:
     raise ValueError(
       f"{root / name}.safetensors must be a complete safetensors file, got "
       f"{len(data['safetensors'])} bytes: {error}"
     ) from error
-  return unflatten(flat), config
+
+
+def _arrays(data: bytes) -> dict[str, np.ndarray]:
+  flat = {}
+  for key, entry in safetensors.deserialize(data):
+    if entry["dtype"] not in _DTYPES:
+      raise ValueError(
+        f"{key} must be of a dtype in {list(_DTYPES)}, got {entry['dtype']}"
+      )
+    array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
+    flat[key] = array.reshape(entry["shape"])
+  return flat
