@@ -144,9 +144,7 @@ def _to_rgb(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
       f"a picture must be still, got {num_frames} frames in {name}"
     )
   if picture.mode == "F":
-    raise ValueError(
-      f"a picture must have integer pixels, got floats in {name}"
-    )
+    raise ValueError(f"pixels must be integers, got floats in {name}")
   with _readable(name):
     return _flatten(PIL.ImageOps.exif_transpose(picture))
 
