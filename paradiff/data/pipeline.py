@@ -1,0 +1,191 @@
+"""Batches whose order is a function of seed and position alone.
+
+Batch n holds elements n B ... (n + 1) B - 1 of one endless stream: the source
+shuffled anew each epoch (grain). So the position of a run is one integer, the
+same on any number of hosts: every host reads its own rows of the same global
+batch.
+"""
+
+import itertools
+from collections.abc import Mapping
+from concurrent import futures
+from typing import Any, Protocol
+
+import grain
+import jax
+import numpy as np
+
+from paradiff.scenes import rules
+
+Row = Mapping[str, np.ndarray]
+
+
+class Source(Protocol):
+  """Random access to rows, by any means."""
+
+  def __len__(self) -> int:
+    """Return the number of rows."""
+
+  def __getitem__(self, index: Any, /) -> Row:
+    """Return row `index` in [0, len): arrays of fixed shapes by name."""
+
+
+class ArraySource:
+  """Rows of arrays in memory that share their leading axis."""
+
+  def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Wrap the arrays.
+
+    Args:
+      arrays: [M, ...] each, M at least 1.
+
+    Raises:
+      ValueError: if the arrays differ in length or are empty.
+    """
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or not all(lengths.values()):
+      raise ValueError(
+        f"arrays must have the same length of at least 1, got {lengths}"
+      )
+    self.arrays = dict(arrays)
+    self._length = next(iter(lengths.values()))
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: Any, /) -> Row:
+    return {name: array[index] for name, array in self.arrays.items()}
+
+
+class ScenesSource:
+  """The scenes world as a seeded, endless book of `size` examples.
+
+  Example i is a function of (seed, i) alone, so a longer source begins with
+  the examples of a shorter one.
+  """
+
+  def __init__(self, *, seed: int, size: int, split: str = "train") -> None:
+    """Choose the examples; each is drawn when it is asked for."""
+    if size < 1:
+      raise ValueError(f"size must be at least 1, got {size}")
+    if split not in rules.SPLITS:
+      raise ValueError(f"split must be one of {rules.SPLITS}, got {split!r}")
+    self._seed, self._size, self._split = seed, size, split
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: Any, /) -> rules.Example:
+    """Return example `index` in [0, size)."""
+    if not 0 <= index < self._size:
+      raise IndexError(f"index must lie in [0, {self._size}), got {index}")
+    rng = np.random.default_rng((self._seed, int(index)))
+    return rules.sample(rng, split=self._split)
+
+
+def host_rows(
+  sharding: jax.sharding.Sharding, shape: tuple[int, ...]
+) -> tuple[int, int]:
+  """Return the half-open range of leading rows that this host must hold.
+
+  Args:
+    sharding: of the global array.
+    shape: of the global array.
+
+  Raises:
+    ValueError: if this host's devices hold rows that are not one range.
+  """
+  spans = {
+    index[0].indices(shape[0])[:2]
+    for index in sharding.addressable_devices_indices_map(shape).values()
+    if index is not None
+  }
+  ordered = sorted(spans)
+  for (_, stop), (start, _) in itertools.pairwise(ordered):
+    if stop < start:
+      raise ValueError(
+        f"a host must hold one range of rows, got {ordered} of {shape[0]}"
+      )
+  return ordered[0][0], max(stop for _, stop in ordered)
+
+
+class Batches:
+  """Endless iterator of global batches on the devices, one batch ahead."""
+
+  def __init__(
+    self,
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    axes: tuple[str, ...] = ("data", "fsdp"),
+    position: int = 0,
+  ) -> None:
+    """Prepare the stream.
+
+    Args:
+      source: the rows.
+      batch_size: B, rows of a global batch; a multiple of the mesh's `axes`.
+      seed: of the shuffles.
+      mesh: where batches live.
+      axes: mesh axes that split the rows.
+      position: batches already taken.
+
+    Raises:
+      ValueError: if the batch cannot be split so.
+    """
+    parts = int(np.prod([mesh.shape[axis] for axis in axes]))
+    if batch_size < 1 or batch_size % parts:
+      raise ValueError(
+        f"batch_size must be a positive multiple of {parts}, the devices "
+        f"along {axes}, got {batch_size}"
+      )
+    self._batch_size = batch_size
+    spec = jax.sharding.PartitionSpec(axes)
+    self.sharding = jax.sharding.NamedSharding(mesh, spec)
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    self._stream = stream
+    self._rows = host_rows(self.sharding, (batch_size,))
+    self._reader = futures.ThreadPoolExecutor(1)
+    self._ahead: futures.Future[dict[str, jax.Array]] | None = None
+    self._position = position
+
+  def read(self, position: int) -> dict[str, np.ndarray]:
+    """Return this host's rows of batch `position`, on the host."""
+    first = position * self._batch_size
+    start, stop = self._rows
+    rows = [self._stream[first + row] for row in range(start, stop)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+  def _load(self, position: int) -> dict[str, jax.Array]:
+    return {
+      name: jax.make_array_from_process_local_data(
+        self.sharding, array, (self._batch_size, *array.shape[1:])
+      )
+      for name, array in self.read(position).items()
+    }
+
+  def __iter__(self) -> "Batches":
+    return self
+
+  def __next__(self) -> dict[str, jax.Array]:
+    """Return the next batch and begin to read the one after it."""
+    if self._ahead is None:
+      self._ahead = self._reader.submit(self._load, self._position)
+    batch = self._ahead.result()
+    self._position += 1
+    self._ahead = self._reader.submit(self._load, self._position)
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    """Return the position: how many batches were handed out."""
+    return {"position": self._position}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Go to a position that `get_state` gave."""
+    self._position, self._ahead = int(state["position"]), None
+
+  def close(self) -> None:
+    """Stop reading ahead."""
+    self._reader.shutdown(cancel_futures=True)
