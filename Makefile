@@ -19,7 +19,7 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet \
 # here they are turned into their own literal value first.
 DEMO_WORDS := IMAGE PROMPT
 $(foreach name,$(DEMO_WORDS),$(if $(filter command,$(origin $(name))),\
-  $(eval override $(name) := $$(value $(name)))))
+  $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .PHONY: demo test lint
 

@@ -53,11 +53,11 @@ def module_name(path: pathlib.PurePath) -> str:
   return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def floor_of(name: str) -> int | None:
-  """Return the floor of a module or of a name in it; None if not ours."""
+def floor_of(name: str) -> int:
+  """Return the floor of a module or of a name in it; -1 if not ours."""
   parts = name.split(".")
   if parts[0] != "paradiff" and parts[0] not in TOP:
-    return None
+    return -1
   for end in range(len(parts), 0, -1):
     if ".".join(parts[:end]) in FLOORS:
       return FLOORS[".".join(parts[:end])]
@@ -84,7 +84,7 @@ def import_faults(name: str, source: str) -> list[str]:
   own = floor_of(name)
   for other in imported(ast.parse(source)):
     floor = floor_of(other)
-    if floor is not None and floor > own:
+    if floor > own:
       faults.append(f"{name}: {other} is above, on floor {floor}")
     elif (own, floor) == (2, 1):
       faults.append(f"{name}: floors 1 and 2 must not meet, {other}")
@@ -118,7 +118,7 @@ def length_faults(name: str, source: str) -> list[str]:
     f"{name}.{node.name}: {lines} lines"
     for node in ast.walk(ast.parse(source))
     if isinstance(node, ast.FunctionDef)
-    and (lines := node.end_lineno - node.lineno + 1) > allowed
+    and (lines := (node.end_lineno or 0) - node.lineno + 1) > allowed
   ]
 
 
@@ -127,7 +127,7 @@ def google_faults(name: str, source: str, modules: set[str]) -> list[str]:
   return [
     f"{name}: import the module of {other}"
     for other in imported(ast.parse(source))
-    if floor_of(other) is not None and other not in modules
+    if floor_of(other) >= 0 and other not in modules
   ]
 
 

@@ -200,7 +200,10 @@ def build_word_tokenizer(
     ValueError: if a word occurs twice or would be split or changed.
   """
   import tokenizers
-  from tokenizers import decoders, models, normalizers, pre_tokenizers
+  from tokenizers import decoders
+  from tokenizers import models
+  from tokenizers import normalizers
+  from tokenizers import pre_tokenizers
 
   words = tuple(words)
   if len(set(words)) != len(words):

@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 
 from paradiff.data import images
-from paradiff.scenes import render, world
+from paradiff.scenes import render
+from paradiff.scenes import world
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
