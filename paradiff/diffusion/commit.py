@@ -42,12 +42,11 @@ def _invert(mass: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Return the drawn column and where in it the draw fell, in [0, 1)."""
   cumulative = jnp.cumsum(mass, axis=-1)
   target = uniform * cumulative[..., -1]
-  column = (cumulative <= target[..., None]).sum(axis=-1)
+  # A parallel sum may grow by a rounding across a column without mass.
+  hit = (mass > 0.0) & (cumulative > target[..., None])
   # Rounding may step over the end: fall back to the last possible column.
-  index = jnp.arange(mass.shape[-1])
-  index = index.reshape((1,) * (mass.ndim - 1) + index.shape)
-  last = jnp.where(mass > 0.0, index, 0).max(axis=-1)
-  column = jnp.minimum(column, last)
+  last = mass.shape[-1] - 1 - (mass > 0.0)[..., ::-1].argmax(axis=-1)
+  column = jnp.where(hit.any(axis=-1), hit.argmax(axis=-1), last)
   picked = jnp.take_along_axis(mass, column[..., None], axis=-1)[..., 0]
   upper = jnp.take_along_axis(cumulative, column[..., None], axis=-1)[..., 0]
   inside = (target - (upper - picked)) / jnp.maximum(picked, 1e-30)

@@ -5,7 +5,7 @@ ceil(sin(pi t / 2) N) of its picture tokens, positions uniform without
 replacement: the canvases of the sampler's own schedule. The times of a batch
 are stratified, one in each of B equal strata, which lowers the variance of
 the loss and bounds the number of masked tokens, so that the head runs on a
-static number of rows.
+static number of rows; which row gets which stratum is random.
 
 Source: arXiv 2511.09611 eq. 2; arXiv 2107.00630 appendix I (stratified times).
 """
@@ -47,11 +47,22 @@ def image_mask_prob(time: jax.Array) -> jax.Array:
   return jnp.sin(0.5 * jnp.pi * time)
 
 
+def text_time(share: np.ndarray) -> np.ndarray:
+  """Time at which `share` of the text is hidden; inverts `text_mask_prob`."""
+  return np.asarray(share, np.float64)
+
+
+def image_time(share: np.ndarray) -> np.ndarray:
+  """Time at which `share` of the picture is hidden."""
+  return np.arcsin(np.asarray(share, np.float64)) / (0.5 * np.pi)
+
+
 def capacity(layout: layout_lib.Layout, *, batch_size: int) -> tuple[int, int]:
   """Return the most text and picture tokens that a batch can hide.
 
-  Row b's time is at most (b + 1) / B, so the counts cannot exceed the sums of
-  the counts at those times. For B = 2 and T = 4: 2 + 4 = 6 instead of 8.
+  The time in stratum b is at most (b + 1) / B, so the counts cannot exceed
+  the sums of the counts at those times. For B = 2 and T = 5: 3 + 5 = 8
+  instead of 10.
   """
   latest = (np.arange(batch_size) + 1) / batch_size
   # A hair of slack: float32 times may round up across an integer.
@@ -86,9 +97,11 @@ def corrupt(
     key: typed PRNG key.
   """
   batch_size = answer.shape[0]
-  key_time, key_text, key_image = jax.random.split(key, 3)
+  key_time, key_row, key_text, key_image = jax.random.split(key, 4)
   jitter = 1.0 - jax.random.uniform(key_time, (batch_size,))  # (0, 1]
-  time = (jnp.arange(batch_size) + jitter) / batch_size
+  # Shuffled, so that no place in the batch always gets the late times.
+  stratum = jax.random.permutation(key_row, batch_size)
+  time = (stratum + jitter) / batch_size
   masks = []
   for key_hide, prob, index in (
     (key_text, text_mask_prob(time), layout.text_index),

@@ -1,17 +1,18 @@
 """The supervised loss: cross-entropy on hidden tokens, text and picture.
 
-  loss = text_coef / (B T) sum w_text(t) CE + image_coef / (B N) sum w_image CE
+  loss = text_coef / (B T) sum w_text(k) CE + image_coef / (B N) sum w_image CE
 
-over the hidden positions only; no other row reaches the head. Weights of a
-row at time t with mask probability p(t):
+over the hidden positions only; no other row reaches the head. A row that
+hides k of n tokens weighs as at t_k, the time with mask probability k / n:
 
   one           1
-  inv_t         1 / t
-  inv_maskprob  1 / p(t)
-  elbo          p'(t) / p(t), the bound on -log p(answer) per token
+  inv_t         1 / t_k
+  inv_maskprob  n / k
+  elbo          1 / (k (t_k - t_(k-1))), the bound on -log p(answer) per token
 
-The paper's choice is text `inv_t` and picture `one`. For text p(t) = t, so
-the last three agree there.
+The paper's choice is text `inv_t` and picture `one`. For text t_k = k / n, so
+the last three agree there. Differs from upstream: weighing at the drawn time
+t instead of t_k has no finite mean where at least one token is always hidden.
 
 Source: arXiv 2511.09611 eq. 2 and table 9; arXiv 2406.07524 eq. 10 (elbo).
 """
@@ -71,20 +72,34 @@ class SftConfig:
       raise ValueError(f"chunk_len must be positive, got {self.chunk_len}")
 
 
-def row_weight(
-  name: str, time: jax.Array, mask_prob: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-  """Return the weight float32[B] of rows at `time` float32[B] in (0, 1]."""
-  if name == "one":
-    return jnp.ones_like(time)
-  if name == "inv_t":
-    return 1.0 / time
-  if name == "inv_maskprob":
-    return 1.0 / mask_prob(time)
-  if name == "elbo":
-    prob, slope = jax.jvp(mask_prob, (time,), (jnp.ones_like(time),))
-    return slope / prob
-  raise ValueError(f"weight must be one of {WEIGHTS}, got {name!r}")
+def weight_table(
+  name: str, *, length: int, time_at: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """Return float32[length]: the weight of a row that hides k = 1 ... length.
+
+  Args:
+    name: one of WEIGHTS.
+    length: tokens of the modality, n.
+    time_at: maps the hidden share in [0, 1] to the time.
+
+  Raises:
+    ValueError: if the name is unknown.
+  """
+  count = np.arange(1, length + 1)
+  time = time_at(count / length)
+  match name:
+    case "one":
+      table = np.ones(length)
+    case "inv_t":
+      table = 1.0 / time
+    case "inv_maskprob":
+      table = length / count
+    case "elbo":
+      # t_k - t_(k-1) is the probability that exactly k tokens are hidden.
+      table = 1.0 / (count * np.diff(time, prepend=0.0))
+    case _:
+      raise ValueError(f"weight must be one of {WEIGHTS}, got {name!r}")
+  return table.astype(np.float32)
 
 
 def cross_entropy(
@@ -140,7 +155,7 @@ def _modality_loss(
   answer: jax.Array,
   *,
   mask: jax.Array,
-  weight: jax.Array,
+  weights: np.ndarray,
   index: np.ndarray,
   columns: tuple[int, int],
   num_rows: int,
@@ -159,6 +174,8 @@ def _modality_loss(
     columns=columns,
     chunk_len=config.chunk_len,
   )
+  # At least one token of every row is hidden.
+  weight = jnp.asarray(weights)[mask.sum(axis=1) - 1]
   row_weights = jnp.repeat(weight, len(index))[rows]
   loss = jnp.where(is_real, ce * row_weights, 0.0).sum() / size
   accuracy = masked.masked_mean(right.astype(jnp.float32), is_real)
@@ -223,7 +240,11 @@ def sft_loss(
     hidden,
     answer,
     mask=noisy.text_mask,
-    weight=row_weight(config.text_weight, noisy.time, corrupt.text_mask_prob),
+    weights=weight_table(
+      config.text_weight,
+      length=layout.text_len,
+      time_at=corrupt.text_time,
+    ),
     index=layout.text_index,
     columns=vocab.text_columns,
     num_rows=text_rows,
@@ -235,7 +256,11 @@ def sft_loss(
     hidden,
     answer,
     mask=noisy.image_mask,
-    weight=row_weight(config.image_weight, noisy.time, corrupt.image_mask_prob),
+    weights=weight_table(
+      config.image_weight,
+      length=layout.image_len,
+      time_at=corrupt.image_time,
+    ),
     index=layout.image_index,
     columns=vocab.code_columns,
     num_rows=image_rows,

@@ -21,11 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from paradiff import layout as layout_lib
-from paradiff.diffusion import commit
-from paradiff.diffusion import guidance
+from paradiff.diffusion import commit, guidance, trajectory
 from paradiff.diffusion import model as model_lib
 from paradiff.diffusion import schedule as schedule_lib
-from paradiff.diffusion import trajectory
 
 # Above every log-probability: `eos` behind the end of a text goes first.
 _CERTAIN = 1e9

@@ -10,6 +10,7 @@ Source: arXiv 2511.09611 section 3; MaskGIT, arXiv 2202.04200 section 3.3.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,16 @@ def image_mask_rate(u: np.ndarray) -> np.ndarray:
   return np.sin(0.5 * np.pi * np.asarray(u, np.float64))
 
 
-def text_remaining(
-  num_masked: np.ndarray, *, step: np.ndarray, num_steps: int
-) -> np.ndarray:
+def text_remaining(num_masked: Any, *, step: Any, num_steps: int) -> Any:
   """Text tokens that stay masked after `step`: floor(num_masked * u).
 
   Exact in integers, for numpy and jax arrays alike: of 5 tokens in 4 steps
   3, 2, 1, 0 stay.
+
+  Args:
+    num_masked: int32[B] or int, masks at the start.
+    step: int32[] or int32[S], the clock, in [0, S).
+    num_steps: S.
   """
   return num_masked * (num_steps - 1 - step) // num_steps
 
@@ -67,7 +71,8 @@ def image_steps(
   points = np.linspace(
     int(start_rate * num_steps), num_steps - 1, num_image_steps
   )
-  return np.union1d(np.rint(points).astype(np.int64), [num_steps - 1])
+  points[-1] = num_steps - 1  # also where one point is all there is
+  return np.unique(np.rint(points).astype(np.int64))
 
 
 def make_schedule(

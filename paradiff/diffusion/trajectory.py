@@ -4,6 +4,8 @@ A committed token never changes, so final tokens and commit steps describe a
 whole run in O(B A) memory: `canvas_at` rebuilds the canvas of any step.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -118,11 +120,12 @@ def commit(
     "commit_logp": jnp.where(selected, logp, state.commit_logp[:, index]),
     "predicted": jnp.where(pending, proposal, old),
   }
-  return state.replace(
+  return dataclasses.replace(
+    state,
     **{
       name: getattr(state, name).at[:, index].set(value)
       for name, value in columns.items()
-    }
+    },
   )
 
 

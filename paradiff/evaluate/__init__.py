@@ -1,0 +1,1 @@
+"""Measuring a model: the scenes benchmark and its reports."""

@@ -1,0 +1,84 @@
+"""A model on the scenes benchmark, beside copy-the-input and no training."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from paradiff import pipeline as pipeline_lib
+from paradiff import variants
+from paradiff.diffusion import sampler as sampler_lib
+from paradiff.scenes import render
+from paradiff.scenes import rules
+from paradiff.scenes import score
+
+Scores = list[dict[str, float]]
+
+
+def answer(
+  pipeline: pipeline_lib.ParallelPipeline,
+  examples: Sequence[rules.Example],
+  *,
+  seed: int = 0,
+  config: sampler_lib.SamplerConfig | None = None,
+  batch_size: int = 100,
+  on_progress: Callable[[int, int], None] | None = None,
+) -> list[pipeline_lib.Output]:
+  """Answer every example; the last batch is filled up, so one program serves.
+
+  Args:
+    pipeline: the model.
+    examples: what to ask.
+    seed: of the sampler; batch i uses seed + i.
+    config: sampler settings; default: the variant's.
+    batch_size: examples a batch.
+    on_progress: called with (examples done, all examples) after each batch.
+  """
+  outputs: list[pipeline_lib.Output] = []
+  batch_size = min(batch_size, len(examples))
+  for number, first in enumerate(range(0, len(examples), batch_size)):
+    batch = list(examples[first : first + batch_size])
+    missing = batch_size - len(batch)
+    batch += batch[:1] * missing
+    made = pipeline(
+      [example.prompt for example in batch],
+      [
+        None if example.source is None else render.render(example.source)
+        for example in batch
+      ],
+      seed=seed + number,
+      config=config,
+    )
+    outputs += made[: batch_size - missing]
+    if on_progress is not None:
+      on_progress(len(outputs), len(examples))
+  return outputs
+
+
+def score_outputs(
+  examples: Sequence[rules.Example], outputs: Sequence[pipeline_lib.Output]
+) -> Scores:
+  """Score each answer on the exact metrics."""
+  return [
+    score.score(example, output.text, output.picture)
+    for example, output in zip(examples, outputs, strict=True)
+  ]
+
+
+def untrained(
+  pipeline: pipeline_lib.ParallelPipeline, *, seed: int = 0
+) -> pipeline_lib.ParallelPipeline:
+  """Return the same model with a transformer that has learned nothing."""
+  init = jax.jit(variants.init, static_argnums=0)
+  drawn = init(pipeline.variant, jax.random.key(seed))
+  return dataclasses.replace(pipeline, params=drawn["transformer"])
+
+
+def means(scores: Scores) -> dict[str, float]:
+  """Average each metric over the examples that have it."""
+  names = sorted({name for row in scores for name in row})
+  return {
+    name: float(np.mean([row[name] for row in scores if name in row]))
+    for name in names
+  }

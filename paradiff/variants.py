@@ -1,0 +1,208 @@
+"""Model variants as data: every variant shares every line of code.
+
+MICRO and TINY see the same 64x64 pictures of the scenes world and speak the
+same words; MICRO has one picture code a cell, TINY four.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from paradiff import layout as layout_lib
+from paradiff import vocab as vocab_lib
+from paradiff.data import text
+from paradiff.diffusion import guidance
+from paradiff.diffusion import model as model_lib
+from paradiff.diffusion import sampler as sampler_lib
+from paradiff.models import image_tokenizer as image_tokenizer_lib
+from paradiff.models import transformer as transformer_lib
+from paradiff.scenes import grammar
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One model: sizes, ids, layout and its default sampler settings.
+
+  Attributes:
+    name: what checkpoints and messages call it.
+    transformer: the backbone.
+    image_tokenizer: picture to codes and back.
+    vocab: the ids.
+    layout: where things stand in a sequence.
+    sampler: default sampler settings.
+
+  Raises:
+    ValueError: if the parts contradict each other.
+  """
+
+  name: str
+  transformer: transformer_lib.TransformerConfig
+  image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig
+  vocab: vocab_lib.Vocab
+  layout: layout_lib.Layout
+  sampler: sampler_lib.SamplerConfig
+
+  def __post_init__(self) -> None:
+    pairs = (
+      (
+        "transformer.vocab_size and vocab.size",
+        self.transformer.vocab_size,
+        self.vocab.size,
+      ),
+      (
+        "image_tokenizer.codebook_size and vocab.codebook_size",
+        self.image_tokenizer.codebook_size,
+        self.vocab.codebook_size,
+      ),
+      (
+        "image_tokenizer.num_tokens and layout.image_len",
+        self.image_tokenizer.num_tokens,
+        self.layout.image_len,
+      ),
+    )
+    for names, first, second in pairs:
+      if first != second:
+        raise ValueError(f"{names} must be equal, got {first} and {second}")
+
+
+@functools.cache
+def model_of(variant: Variant) -> model_lib.Model:
+  """Return the variant as the sampler and the losses see it.
+
+  Cached, so that one variant is one static argument and compiles once.
+  """
+  config = variant.transformer
+  return model_lib.Model(
+    layout=variant.layout,
+    vocab=variant.vocab,
+    denoiser=model_lib.Denoiser(
+      trunk=lambda params, tokens, valid: transformer_lib.trunk(
+        config, params, tokens, valid_mask=valid
+      ),
+      head=functools.partial(transformer_lib.head, config),
+    ),
+  )
+
+
+def to_dict(variant: Variant) -> dict[str, Any]:
+  """Return the variant as plain data for a json file."""
+  return dataclasses.asdict(variant)
+
+
+def from_dict(data: Mapping[str, Any]) -> Variant:
+  """Rebuild a variant from `to_dict`'s data.
+
+  Raises:
+    ValueError: if a part or a field is missing or unknown, naming it.
+  """
+  try:
+    sampler = dict(data["sampler"])
+    for name in ("text_guidance", "image_guidance"):
+      sampler[name] = guidance.Guidance(**sampler[name])
+    layout = dict(data["layout"])
+    layout["grid"] = tuple(layout["grid"])
+    return Variant(
+      name=data["name"],
+      transformer=transformer_lib.TransformerConfig(**data["transformer"]),
+      image_tokenizer=image_tokenizer_lib.ImageTokenizerConfig(
+        **data["image_tokenizer"]
+      ),
+      vocab=vocab_lib.Vocab(**data["vocab"]),
+      layout=layout_lib.Layout(**layout),
+      sampler=sampler_lib.SamplerConfig(**sampler),
+    )
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f"a variant must have the fields of {Variant.__name__}, got {error}"
+    ) from error
+
+
+def _scenes_vocab(code_bits: int) -> vocab_lib.Vocab:
+  """Return the ids over the scenes world's words and 2**code_bits codes."""
+  text_size = len(text.SPECIAL_TOKENS) + len(grammar.WORDS)
+  special = {name: i for i, name in enumerate(text.SPECIAL_TOKENS)}
+  return vocab_lib.Vocab(
+    size=text_size + 2**code_bits,
+    text_size=text_size,
+    code_offset=text_size,
+    codebook_size=2**code_bits,
+    mask_id=special["<|mdm_mask|>"],
+    bos_id=special["<|startoftext|>"],
+    eos_id=special["<|endoftext|>"],
+    soi_id=special["<|soi|>"],
+    eoi_id=special["<|eoi|>"],
+    edit_id=special["<|interleave|>"],
+    generate_id=special["<|t2it|>"],
+  )
+
+
+def _scenes_variant(
+  name: str,
+  image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig,
+  sampler: sampler_lib.SamplerConfig,
+) -> Variant:
+  """Return a small variant over the scenes world."""
+  vocab = _scenes_vocab(image_tokenizer.code_bits)
+  side = image_tokenizer.grid_size
+  return Variant(
+    name=name,
+    transformer=transformer_lib.TransformerConfig(
+      vocab_size=vocab.size,
+      width=128,
+      num_layers=4,
+      num_heads=4,
+      mlp_width=256,
+      rope_theta=10_000.0,  # sequences of hundreds, not thousands
+    ),
+    image_tokenizer=image_tokenizer,
+    vocab=vocab,
+    layout=layout_lib.Layout(grid=(side, side), prompt_len=21, text_len=48),
+    sampler=sampler,
+  )
+
+
+def init(variant: Variant, key: jax.Array) -> dict[str, Any]:
+  """Draw untrained parameters of the transformer and the image tokenizer."""
+  key_transformer, key_image = jax.random.split(key)
+  return {
+    "transformer": transformer_lib.init(variant.transformer, key_transformer),
+    "image_tokenizer": image_tokenizer_lib.init(
+      variant.image_tokenizer, key_image
+    ),
+  }
+
+
+MICRO = _scenes_variant(
+  "micro",
+  image_tokenizer_lib.ImageTokenizerConfig(
+    picture_size=64,
+    code_bits=8,
+    base_channels=8,
+    encoder_multipliers=(1, 2, 3, 4, 6),
+    encoder_blocks=(1, 1, 1, 1, 1),
+    decoder_multipliers=(1, 1, 2, 4, 6),
+    decoder_blocks=(1, 1, 1, 1, 1),
+    norm_groups=4,
+    mid_attention=False,
+  ),
+  sampler_lib.SamplerConfig(num_steps=48, num_image_steps=16),
+)
+TINY = _scenes_variant(
+  "tiny",
+  image_tokenizer_lib.ImageTokenizerConfig(
+    picture_size=64,
+    code_bits=9,
+    base_channels=8,
+    encoder_multipliers=(1, 2, 3, 4),
+    encoder_blocks=(1, 1, 1, 1),
+    decoder_multipliers=(1, 1, 2, 4),
+    decoder_blocks=(1, 1, 1, 1),
+    norm_groups=4,
+    mid_attention=False,
+  ),
+  sampler_lib.SamplerConfig(num_steps=48, num_image_steps=32),
+)
+VARIANTS = {variant.name: variant for variant in (MICRO, TINY)}
