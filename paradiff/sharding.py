@@ -53,8 +53,20 @@ def make_mesh(
 
 
 def spec(names: Names) -> jax.sharding.PartitionSpec:
-  """Return the mesh axes of an array whose dimensions have logical `names`."""
-  axes = [None if name is None else LOGICAL.get(name) for name in names]
+  """Return the mesh axes of an array whose dimensions have logical `names`.
+
+  Args:
+    names: a name of LOGICAL for each dimension, None where it is replicated.
+
+  Raises:
+    ValueError: if a name is not in LOGICAL.
+  """
+  for name in names:
+    if name is not None and name not in LOGICAL:
+      raise ValueError(
+        f"logical axes must be of {tuple(LOGICAL)} or None, got {names}"
+      )
+  axes = [None if name is None else LOGICAL[name] for name in names]
   return jax.sharding.PartitionSpec(*axes)
 
 

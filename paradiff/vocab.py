@@ -27,8 +27,8 @@ class Vocab:
     generate_id: task token of text-to-picture generation.
 
   Raises:
-    ValueError: if the ranges overlap, overrun `size`, or a special id is not
-      a text id.
+    ValueError: if the ranges overlap, overrun `size`, a special id is not a
+      text id, or another one equals `mask_id` or `eos_id`.
   """
 
   size: int
@@ -53,6 +53,11 @@ class Vocab:
     for name, value in self.special_ids.items():
       if not 0 <= value < self.text_size:
         raise ValueError(f"{name} must be a text id, got {value} in {self}")
+    ids = list(self.special_ids.values())
+    if ids.count(self.mask_id) > 1 or ids.count(self.eos_id) > 1:
+      raise ValueError(
+        f"mask_id and eos_id must differ from all special ids, got {self}"
+      )
 
   @property
   def special_ids(self) -> dict[str, int]:

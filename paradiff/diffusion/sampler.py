@@ -21,9 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from paradiff import layout as layout_lib
-from paradiff.diffusion import commit, guidance, trajectory
+from paradiff.diffusion import commit
+from paradiff.diffusion import guidance
 from paradiff.diffusion import model as model_lib
+from paradiff.diffusion import noise as noise_lib
 from paradiff.diffusion import schedule as schedule_lib
+from paradiff.diffusion import trajectory
 
 # Above every log-probability: `eos` behind the end of a text goes first.
 _CERTAIN = 1e9
@@ -56,12 +59,11 @@ class SamplerConfig:
   image_guidance: guidance.Guidance = guidance.Guidance()
 
   def __post_init__(self) -> None:
-    names = ("text_temperature", "image_temperature", "text_noise")
-    for name in (*names, "image_noise"):
-      if getattr(self, name) < 0.0:
-        raise ValueError(
-          f"{name} must be at least 0, got {getattr(self, name)}"
-        )
+    for modality in ("text", "image"):
+      for name in (f"{modality}_temperature", f"{modality}_noise"):
+        value = getattr(self, name)
+        if value < 0.0:
+          raise ValueError(f"{name} must be at least 0, got {value}")
     schedule_lib.image_steps(
       num_steps=self.num_steps,
       num_image_steps=self.num_image_steps,
@@ -84,37 +86,6 @@ class Step:
   image_mask_rate: jax.Array
 
 
-@flax.struct.dataclass
-class Noise:
-  """The random numbers of one step, an argument so that runs can be replayed.
-
-  Attributes:
-    text: float32[B, T] uniform in [0, 1), for the text draw.
-    image: float32[B, N] uniform in [0, 1), for the picture draw.
-    text_gumbel: float32[B, T], for text confidence.
-    image_gumbel: float32[B, N], for picture confidence.
-  """
-
-  text: jax.Array
-  image: jax.Array
-  text_gumbel: jax.Array
-  image_gumbel: jax.Array
-
-
-def draw_noise(
-  layout: layout_lib.Layout, batch_size: int, key: jax.Array
-) -> Noise:
-  """Draw the random numbers of one step from its key."""
-  keys = jax.random.split(key, 4)
-  text, image = (batch_size, layout.text_len), (batch_size, layout.image_len)
-  return Noise(
-    text=jax.random.uniform(keys[0], text),
-    image=jax.random.uniform(keys[1], image),
-    text_gumbel=jax.random.gumbel(keys[2], text),
-    image_gumbel=jax.random.gumbel(keys[3], image),
-  )
-
-
 def _anneal(config: SamplerConfig, scale: float, step: Step) -> jax.Array:
   """Return the confidence noise's scale, falling linearly to 0."""
   return scale * (1.0 - (step.clock + 1.0) / config.num_steps)
@@ -127,7 +98,7 @@ def commit_text(
   logits: jax.Array,
   *,
   step: Step,
-  noise: Noise,
+  noise: noise_lib.Noise,
 ) -> trajectory.State:
   """Commit this step's share of the text from logits float32[B, T, Vt]."""
   vocab, index = model.vocab, model.layout.text_index
@@ -169,7 +140,7 @@ def commit_image(
   logits: jax.Array,
   *,
   step: Step,
-  noise: Noise,
+  noise: noise_lib.Noise,
 ) -> trajectory.State:
   """Commit this step's share of the picture from logits float32[B, N, C]."""
   vocab, index = model.vocab, model.layout.image_index
@@ -202,7 +173,7 @@ def denoise_step(
   state: trajectory.State,
   *,
   step: Step,
-  noise: Noise,
+  noise: noise_lib.Noise,
 ) -> trajectory.State:
   """Advance a run by one step: all proposals come from one state.
 
@@ -299,8 +270,7 @@ def slices(
 ) -> Iterator[Step]:
   """Cut the schedule into scans of at most `stride` steps, for live display.
 
-  Raises:
-    ValueError: if `stride` is not positive.
+  Raises ValueError if `stride` is not positive.
   """
   if stride < 1:
     raise ValueError(f"stride must be positive, got {stride=}")
@@ -333,22 +303,16 @@ def advance(
 ) -> trajectory.State:
   """Run a slice of the schedule.
 
-  Args:
-    config: the settings.
-    model: the network, its layout and ids.
-    params: the network's parameters.
-    condition: prefix int32[B, P].
-    state: the canvas before the slice.
-    steps: rows of the schedule, each field with a leading axis.
-    key: typed PRNG key of the whole run; each step folds in its clock, so a
-      run gives the same tokens however it is sliced.
+  The arguments of `sample` and `denoise_step`, but `steps` holds rows of the
+  schedule and `key` is that of the whole run: each step folds in its clock, so
+  a run gives the same tokens however it is sliced.
   """
 
   def body(
     state: trajectory.State, step: Step
   ) -> tuple[trajectory.State, None]:
     step_key = jax.random.fold_in(key, step.clock)
-    noise = draw_noise(model.layout, state.tokens.shape[0], step_key)
+    noise = noise_lib.draw(model.layout, state.tokens.shape[0], step_key)
     state = denoise_step(
       config, model, params, condition, state, step=step, noise=noise
     )
@@ -367,7 +331,7 @@ def sample(
   *,
   key: jax.Array,
 ) -> trajectory.Trajectory:
-  """Denoise answers to the end, as one program; jit with the first two static.
+  """Denoise answers to the end; one program with the first two static.
 
   Args:
     config: the settings.

@@ -8,6 +8,7 @@ axis and scanned, so compile time does not grow with depth.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,6 +49,10 @@ class TransformerConfig:
   scan_unroll: int = 1
 
   def __post_init__(self) -> None:
+    sizes = ("vocab_size", "width", "num_layers", "num_heads", "mlp_width")
+    for name in (*sizes, "scan_unroll"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
     if self.width % self.num_heads or (self.width // self.num_heads) % 2:
       raise ValueError(
         "num_heads must divide width into even head sizes, got "
@@ -191,9 +196,12 @@ def trunk(
   rope = layers.rope_tables(
     positions, head_size=config.head_size, theta=config.rope_theta
   )
-  x = params["embed"].astype(dtype)[tokens]
+  # Gathered before the cast: gradients of a row add up in float32.
+  x = params["embed"][tokens].astype(dtype)
   x = sharding.constrain(x, ("batch", None, None))
-  apply = functools.partial(_block, config, rope=rope, valid_mask=valid_mask)
+  apply: Callable[..., jax.Array] = functools.partial(
+    _block, config, rope=rope, valid_mask=valid_mask
+  )
   if config.remat == "full":
     apply = jax.checkpoint(apply)
   x, _ = jax.lax.scan(

@@ -1,0 +1,315 @@
+"""Laws of the backbone, and parity with the published code.
+
+`golden/backbone_a.npz` holds weights, one input and its logits of the
+published PyTorch model behind MMaDA-Parallel-A (float32, CPU, small random
+weights; tensor names as published). Logits may differ by 1e-4: the order of
+float32 sums differs between the frameworks, typical logits are near 1.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import toy
+
+from paradiff.models import transformer
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "backbone_a.npz"
+
+
+def _trunk(params, tokens, valid=None, config=toy.CONFIG):
+  tokens = jnp.asarray(tokens)
+  valid = jnp.ones(tokens.shape, bool) if valid is None else jnp.asarray(valid)
+  return transformer.trunk(config, params, tokens, valid_mask=valid)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(params, tokens, valid=None, config=toy.CONFIG):
+  hidden = _trunk(params, tokens, valid, config)
+  return transformer.head(
+    config, params, hidden, columns=(0, config.vocab_size)
+  )
+
+
+def _tokens(shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, toy.CONFIG.vocab_size, shape)
+
+
+def _published():
+  file = np.load(GOLDEN)
+  weights = {
+    name.removeprefix("sd/model.transformer."): file[name]
+    for name in file.files
+    if name.startswith("sd/")
+  }
+  config = transformer.TransformerConfig(
+    vocab_size=1084, width=64, num_layers=2, num_heads=4, mlp_width=192
+  )
+  h, k = config.num_heads, config.head_size
+
+  def stack(name, to_ours):
+    layers = range(config.num_layers)
+    rows = [to_ours(weights[f"blocks.{i}.{name}.weight"]) for i in layers]
+    return jnp.asarray(np.stack(rows))
+
+  def inward(w):
+    return w.T.reshape(-1, h, k)
+
+  params = {
+    "embed": jnp.asarray(weights["wte.weight"]),
+    "blocks": {
+      "attn_norm": stack("attn_norm", lambda w: w),
+      "q_proj": stack("q_proj", inward),
+      "k_proj": stack("k_proj", inward),
+      "v_proj": stack("v_proj", inward),
+      "attn_out": stack("attn_out", lambda w: w.T.reshape(h, k, -1)),
+      "ff_norm": stack("ff_norm", lambda w: w),
+      "gate": stack("ff_proj", np.transpose),
+      "up": stack("up_proj", np.transpose),
+      "down": stack("ff_out", np.transpose),
+    },
+    "final_norm": jnp.asarray(weights["ln_f.weight"]),
+    "head": jnp.asarray(weights["ff_out.weight"]),
+  }
+  return config, params, file["input_ids"], file["logits"]
+
+
+def test_logits_equal_the_published_code():
+  config, params, tokens, expected = _published()
+  got = _logits(params, tokens, config=config)
+  assert got.dtype == jnp.float32
+  assert np.abs(expected).max() > 0.5
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+
+def test_logits_equal_the_numpy_oracle():
+  tokens = _tokens((2, 11))
+  got = _logits(toy.params(), tokens)
+  expected = [toy.network()(row) for row in tokens]
+  np.testing.assert_allclose(got, expected, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+  "valid",
+  [
+    [0, 0, 0, 1, 1, 1, 1, 1, 1],
+    [1, 1, 0, 0, 0, 1, 1, 1, 1],
+    [1, 1, 1, 1, 1, 1, 0, 0, 0],
+    [0, 1, 0, 1, 1, 1, 1, 0, 1],
+  ],
+  ids=["front", "middle", "end", "scattered"],
+)
+def test_padded_equals_unpadded(valid):
+  keep = np.flatnonzero(valid)
+  short = _tokens((2, len(keep)))
+  long = _tokens((2, len(valid)), seed=1)
+  long[:, keep] = short
+  mask = np.broadcast_to(np.array(valid, bool), long.shape)
+  padded = np.asarray(_logits(toy.params(), long, mask))
+  np.testing.assert_allclose(
+    padded[:, keep], _logits(toy.params(), short), rtol=0, atol=2e-5
+  )
+  assert np.isfinite(padded).all()
+
+
+def test_rows_with_different_padding_are_independent():
+  tokens = _tokens((3, 8))
+  valid = np.array([[1] * 8, [0] * 3 + [1] * 5, [1] * 2 + [0] * 6], bool)
+  batched = np.asarray(_logits(toy.params(), tokens, valid))
+  for row in range(3):
+    alone = toy.network()(tokens[row][valid[row]])
+    np.testing.assert_allclose(
+      batched[row][valid[row]], alone, rtol=0, atol=5e-5
+    )
+
+
+def test_a_row_without_valid_tokens_stays_finite():
+  valid = np.zeros((1, 4), bool)
+
+  def loss(params):
+    return _logits(params, _tokens((1, 4)), valid).sum()
+
+  value, gradient = jax.value_and_grad(loss)(toy.params())
+  assert np.isfinite(value)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+def test_invalid_tokens_get_no_gradient_and_give_none():
+  tokens = np.array([[7, 8, 9, 10]])
+  valid = np.array([[True, True, False, True]])
+
+  def loss(params):
+    return (_logits(params, tokens, valid)[:, [0, 1, 3]] ** 2).sum()
+
+  gradient = np.asarray(jax.grad(loss)(toy.params())["embed"])
+  assert (gradient[9] == 0.0).all()
+  assert (gradient[[7, 8, 10]] != 0.0).any(axis=1).all()
+
+
+def test_attention_is_bidirectional_and_positions_matter():
+  tokens = _tokens((1, 6))
+  base = np.asarray(_logits(toy.params(), tokens))
+  last = tokens.copy()
+  last[0, -1] = (last[0, -1] + 1) % toy.CONFIG.vocab_size
+  assert np.abs(_logits(toy.params(), last) - base)[0, 0].max() > 1e-3
+  reverse = np.asarray(_logits(toy.params(), tokens[:, ::-1]))
+  assert np.abs(reverse[:, ::-1] - base).max() > 1e-3
+
+
+def test_jit_equals_no_jit():
+  tokens = _tokens((2, 9))
+  valid = np.ones((2, 9), bool)
+  valid[1, :2] = False
+  jitted = _logits(toy.params(), tokens, valid)
+  with jax.disable_jit():
+    plain = _logits(toy.params(), tokens, valid)
+  np.testing.assert_allclose(jitted, plain, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("columns", [(0, 44), (0, 22), (24, 40), (43, 44)])
+def test_head_of_columns_slices_the_full_logits(columns):
+  hidden = _trunk(toy.params(), _tokens((2, 5)))
+  full = transformer.head(toy.CONFIG, toy.params(), hidden, columns=(0, 44))
+  part = transformer.head(toy.CONFIG, toy.params(), hidden, columns=columns)
+  np.testing.assert_allclose(
+    part, full[..., slice(*columns)], rtol=0, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("columns", [(-1, 4), (4, 4), (0, 45), (5, 3)])
+def test_head_refuses_columns_outside_the_vocabulary(columns):
+  hidden = jnp.zeros((1, 16))
+  with pytest.raises(ValueError, match="columns must be a range"):
+    transformer.head(toy.CONFIG, toy.params(), hidden, columns=columns)
+
+
+def test_logical_axes_name_every_dimension_of_every_parameter():
+  names = transformer.logical_axes(toy.CONFIG)
+
+  def is_leaf(node):
+    return isinstance(node, tuple)
+
+  assert jax.tree.structure(toy.params()) == jax.tree.structure(
+    names, is_leaf=is_leaf
+  )
+  ranks = jax.tree.map(lambda a, n: a.ndim == len(n), toy.params(), names)
+  assert all(jax.tree.leaves(ranks))
+  assert names["blocks"]["down"] == (None, "mlp", "embed")
+
+
+def test_init_has_the_published_scale():
+  config = dataclasses.replace(toy.CONFIG, width=64, mlp_width=192)
+  params = transformer.init(config, jax.random.key(0))
+  assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(params))
+  truncated = 0.9866  # deviation of a unit normal cut at 3 sigma
+  for layer in range(config.num_layers):
+    depth = (2 * (layer + 1)) ** 0.5
+    blocks = {name: a[layer] for name, a in params["blocks"].items()}
+    for name, sigma in (
+      ("q_proj", 64**-0.5),
+      ("up", 64**-0.5),
+      ("attn_out", 64**-0.5 / depth),
+      ("down", 192**-0.5 / depth),
+    ):
+      assert np.std(blocks[name]) == pytest.approx(truncated * sigma, rel=0.05)
+      assert np.abs(blocks[name]).max() <= 3.001 * sigma
+    assert (blocks["attn_norm"] == 1.0).all()
+  flat = [np.asarray(a).ravel()[:8] for a in jax.tree.leaves(params)]
+  drawn = {a.tobytes() for a in flat if not (a == 1.0).all()}
+  assert len(drawn) == 9  # no two matrices share a key
+
+
+def _loss_and_gradient(config):
+  tokens = _tokens((2, 7))
+
+  def loss(params):
+    return jnp.square(_logits(params, tokens, config=config)).mean()
+
+  return jax.jit(jax.value_and_grad(loss))(toy.params())
+
+
+@pytest.mark.parametrize(
+  "change", [{"remat": "full"}, {"scan_unroll": 2}], ids=str
+)
+def test_remat_and_unrolling_change_no_value(change):
+  config = dataclasses.replace(toy.CONFIG, **change)
+  for got, expected in zip(
+    jax.tree.leaves(_loss_and_gradient(config)),
+    jax.tree.leaves(_loss_and_gradient(toy.CONFIG)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_remat_recomputes_blocks():
+  config = dataclasses.replace(toy.CONFIG, remat="full")
+
+  def loss(c):
+    return lambda p: _logits(p, _tokens((1, 4)), config=c).sum()
+
+  names = [
+    toy.primitives(jax.make_jaxpr(jax.grad(loss(c)))(toy.params()).jaxpr)
+    for c in (config, toy.CONFIG)
+  ]
+  assert any("remat" in n or "checkpoint" in n for n in names[0])
+  assert not any("remat" in n or "checkpoint" in n for n in names[1])
+
+
+def test_bfloat16_is_close_and_keeps_float32_logits_and_gradients():
+  config = dataclasses.replace(toy.CONFIG, compute_dtype="bfloat16")
+  tokens = _tokens((2, 7))
+  assert _trunk(toy.params(), tokens, config=config).dtype == jnp.bfloat16
+  logits = _logits(toy.params(), tokens, config=config)
+  assert logits.dtype == jnp.float32
+  expected = np.asarray(_logits(toy.params(), tokens))
+  error = np.sqrt(np.mean((logits - expected) ** 2))
+  assert 1e-5 < error < 0.05 * expected.std()
+  _, gradient = _loss_and_gradient(config)
+  assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradient))
+
+
+def test_bfloat16_adds_up_embedding_gradients_in_float32():
+  config = dataclasses.replace(toy.CONFIG, compute_dtype="bfloat16")
+  jaxpr = jax.make_jaxpr(
+    jax.grad(
+      lambda p: (
+        _trunk(p, _tokens((1, 8)), config=config).astype(jnp.float32).sum()
+      )
+    )
+  )(toy.params())
+  sums = [
+    eqn.outvars[0].aval.dtype
+    for eqn, _, _ in toy.equations(jaxpr.jaxpr)
+    if eqn.primitive.name == "scatter-add"
+  ]
+  assert sums == [jnp.float32]
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"num_heads": 3}, "num_heads must divide width"),
+    ({"num_heads": 16}, "even head sizes"),
+    ({"num_heads": 0}, "num_heads must be positive"),
+    ({"num_layers": 0}, "num_layers must be positive"),
+    ({"scan_unroll": 0}, "scan_unroll must be positive"),
+    ({"compute_dtype": "float16"}, "compute_dtype must be"),
+    ({"remat": "half"}, "remat must be"),
+  ],
+)
+def test_config_errors_name_the_field(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(toy.CONFIG, **change)
+
+
+def test_oracle_softmax_agrees_with_log_softmax():
+  x = np.random.default_rng(0).standard_normal((3, 7))
+  np.testing.assert_allclose(
+    np.log(oracles.softmax(x)), oracles.log_softmax(x), atol=1e-12
+  )
