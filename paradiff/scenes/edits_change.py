@@ -175,9 +175,7 @@ def _make_like(rng: np.random.Generator) -> phrases.Draft | None:
   thing = phrases.pick(rng, scene.things)
   ref = phrases.refer(rng, scene, thing)
   names = tuple(grammar.KNOWLEDGE)
-  name = phrases.pick(
-    rng, _COLOUR_NAMES if phrases.chance(rng, 0.6) else names
-  )
+  name = phrases.pick(rng, _COLOUR_NAMES if phrases.chance(rng, 0.6) else names)
   what, value, _ = grammar.KNOWLEDGE[name]
   if ref is None or getattr(thing, what) == value:
     return None

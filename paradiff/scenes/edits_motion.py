@@ -269,15 +269,19 @@ def _vanish(rng: np.random.Generator) -> phrases.Draft | None:
   kind = phrases.pick(rng, kinds)
   found = kind.among(scene)
   if len(found) > 2 and phrases.chance(rng, 0.5):
-    num, patterns = 2, [
-      tuple(t for t in scene.things if t not in (found[i], found[j]))
-      for i in range(len(found))
-      for j in range(i)
-    ]
+    num, patterns = (
+      2,
+      [
+        tuple(t for t in scene.things if t not in (found[i], found[j]))
+        for i in range(len(found))
+        for j in range(i)
+      ],
+    )
   else:
-    num, patterns = 1, [
-      tuple(t for t in scene.things if t != gone) for gone in found
-    ]
+    num, patterns = (
+      1,
+      [tuple(t for t in scene.things if t != gone) for gone in found],
+    )
   return phrases.Draft(
     f"each tick one {kind.words()} vanishes, show {_show(num)}",
     predicate.Rule(tuple(map(predicate.Pattern, patterns))),

@@ -26,9 +26,11 @@ def _random_kind(rng: np.random.Generator) -> phrases.Kind:
 
 
 def counts(rng: np.random.Generator) -> phrases.Draft | None:
-  """Draw `draw three red circles`."""
+  """Draw `draw three red circles`, at times with a size."""
   num = 1 + int(rng.random() * 5)
-  kind = _random_kind(rng)
+  plain = _random_kind(rng)
+  size = phrases.pick(rng, (None, *world.SIZES))
+  kind = phrases.Kind(size, plain.colour, plain.shape)
   slots = (kind.slot(_ALL_CELLS),) * num
   rule = predicate.Rule((predicate.Pattern((), slots),))
   return phrases.Draft(f"draw {phrases.counted(kind, num)}", rule)

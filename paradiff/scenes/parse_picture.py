@@ -3,9 +3,9 @@
 Every cell is compared with every sprite, sharp or blurred, in place or one
 pixel off, by squared distance in RGB. A cell counts as an object when the best sprite leaves at
 most `MAX_UNEXPLAINED` of the cell's energy (its squared distance from the
-empty canvas) unexplained; else it counts as empty. So an object drawn half
-(about half of the energy missing) is no object, while noise, blur and small
-shifts of colour do not matter.
+empty canvas) unexplained; else it counts as empty. So noise, blur and small
+shifts of colour do not matter, and a cell of garbage is no object. What is
+drawn half is no object either, or the nearest one with a lower quality.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from paradiff.scenes import render, world
 
-MAX_UNEXPLAINED = 0.4
+MAX_UNEXPLAINED = 0.3
 MAX_ERROR = 48  # of 255: a pixel within it of what it should be is near
 _MIN_ENERGY = 768 * 8.0**2  # below it, a root mean square of 8, it is canvas
 _BLURS = (0.0, 0.6, 1.0, 1.5, 2.0)  # standard deviations in pixels

@@ -134,12 +134,12 @@ def _fill(
   """Return the best weight and objects for the slots; None if none fit."""
   if not pattern.slots:
     return 0, []
-  weights = np.full(
-    (len(pattern.slots), world.NUM_CELLS), _FORBIDDEN, np.int64
-  )
+  weights = np.full((len(pattern.slots), world.NUM_CELLS), _FORBIDDEN, np.int64)
   for row, slot in enumerate(pattern.slots):
     for cell in slot.cells:
-      weights[row, cell] = max(map(slot.weight, claims.get(cell, ())), default=0)
+      weights[row, cell] = max(
+        map(slot.weight, claims.get(cell, ())), default=0
+      )
   columns = (
     [int(weights[0].argmax())] if len(pattern.slots) == 1 else assign(weights)
   )
