@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from paradiff.scenes import grammar, render, rules, score, world
+from paradiff.scenes import grammar
+from paradiff.scenes import render
+from paradiff.scenes import rules
+from paradiff.scenes import score
+from paradiff.scenes import world
 
 NUM_PER_EDIT_CATEGORY = 40
 NUM_PER_GENERATION_CATEGORY = 25

@@ -8,7 +8,11 @@ of `world.COLOURS`; after purple comes red.
 
 import numpy as np
 
-from paradiff.scenes import grammar, phrases, predicate, world
+from paradiff.scenes import grammar
+from paradiff.scenes import lexicon
+from paradiff.scenes import phrases
+from paradiff.scenes import predicate
+from paradiff.scenes import world
 
 _SIDE = world.GRID_SIZE
 STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
@@ -219,7 +223,7 @@ def _ticks(rng: np.random.Generator) -> phrases.Draft | None:
 
 def _show(num_ticks: int) -> str:
   """Return `one tick`, `two ticks` and so on."""
-  return f"{grammar.NUMBERS[num_ticks - 1]} tick{'s' * (num_ticks > 1)}"
+  return f"{lexicon.NUMBERS[num_ticks - 1]} tick{'s' * (num_ticks > 1)}"
 
 
 def _rainbow(rng: np.random.Generator) -> phrases.Draft | None:

@@ -6,7 +6,10 @@ no others. `just left of` means in the next cell; what is not named is free.
 
 import numpy as np
 
-from paradiff.scenes import edits_motion, phrases, predicate, world
+from paradiff.scenes import edits_motion
+from paradiff.scenes import phrases
+from paradiff.scenes import predicate
+from paradiff.scenes import world
 
 _ALL_CELLS = tuple(range(world.NUM_CELLS))
 _RELATIONS = {

@@ -14,64 +14,13 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 
+from paradiff.scenes import lexicon
 from paradiff.scenes import world
 
 MAX_PROMPT_LEN = 20  # tokens: words and punctuation marks
 MAX_REASONING_LEN = 47
 
-# What the world-knowledge instructions speak of: the words, the attribute
-# that they settle, its value, and the verb that goes with them.
-KNOWLEDGE = {
-  "tomatoes": ("colour", "red", "are"),
-  "strawberries": ("colour", "red", "are"),
-  "carrots": ("colour", "orange", "are"),
-  "pumpkins": ("colour", "orange", "are"),
-  "bananas": ("colour", "yellow", "are"),
-  "lemons": ("colour", "yellow", "are"),
-  "grass": ("colour", "green", "is"),
-  "frogs": ("colour", "green", "are"),
-  "the sky": ("colour", "blue", "is"),
-  "the sea": ("colour", "blue", "is"),
-  "plums": ("colour", "purple", "are"),
-  "eggplants": ("colour", "purple", "are"),
-  "ants": ("size", "small", "are"),
-  "mice": ("size", "small", "are"),
-  "whales": ("size", "big", "are"),
-  "elephants": ("size", "big", "are"),
-  "coins": ("shape", "circle", "are"),
-  "dice": ("shape", "square", "are"),
-  "tents": ("shape", "triangle", "are"),
-}
-NUMBERS = ("one", "two", "three", "four", "five")
-PLURALS = {f"{shape}s": shape for shape in (*world.SHAPES, "shape")}
-_PROMPT_WORDS = (
-  "a above add after an and appears at becomes below beside big bottom cell "
-  "colour column corner draw drifts each empty every falls grows if into "
-  "just left make move next of one paint put rainbow remove replace "
-  "right rises row shape show shrinks size small something step swap takes "
-  "that the tick ticks to top touches turn turns up down vanishes with"
-).split()
-_REASONING_WORDS = (
-  "add are at becomes change from into is keep make move no nothing paint "
-  "remove replace result then to touches turn use with"
-).split()
-
-WORDS: tuple[str, ...] = tuple(
-  sorted(
-    {
-      *".,:",
-      *world.CELL_NAMES,
-      *world.SIZES,
-      *world.COLOURS,
-      *world.SHAPES,
-      *PLURALS,
-      *NUMBERS,
-      *(word for name in KNOWLEDGE for word in name.split()),
-      *_PROMPT_WORDS,
-      *_REASONING_WORDS,
-    }
-  )
-)
+WORDS = lexicon.WORDS  # all that a prompt or a reasoning can contain
 
 _CELLS = {name: cell for cell, name in enumerate(world.CELL_NAMES)}
 _TOKEN = re.compile(r"[.,:]|[^\s.,:]+")
@@ -222,7 +171,8 @@ def _read_other(words: Sequence[str]) -> Change | None:
   verb, shape, preposition, cell, *rest = words
   if preposition != ("from" if verb == "move" else "at"):
     return None
-  kind, values = verb, None
+  kind = verb
+  values: tuple[str, ...] | None = None
   if verb in ("remove", "keep") and not rest:
     values = ()
   elif verb == "move" and rest[:1] == ["to"]:
@@ -263,8 +213,8 @@ def _is_note(words: Sequence[str]) -> bool:
   if len(words) < 3:
     return False
   name, (verb, value) = " ".join(words[:-2]), words[-2:]
-  known = KNOWLEDGE.get(name)
-  value = PLURALS.get(value, value)
+  known = lexicon.KNOWLEDGE.get(name)
+  value = lexicon.PLURALS.get(value, value)
   return known is not None and (value, verb) == known[1:]
 
 

@@ -1,11 +1,12 @@
 """Pictures to facts: which object each cell shows, and how cleanly.
 
 Every cell is compared with every sprite, sharp or blurred, in place or one
-pixel off, by squared distance in RGB. A cell counts as an object when the best sprite leaves at
-most `MAX_UNEXPLAINED` of the cell's energy (its squared distance from the
-empty canvas) unexplained; else it counts as empty. So noise, blur and small
-shifts of colour do not matter, and a cell of garbage is no object. What is
-drawn half is no object either, or the nearest one with a lower quality.
+pixel off, by squared distance in RGB. It counts as an object when the best
+sprite leaves at most `MAX_UNEXPLAINED` of the cell's energy (its squared
+distance from the empty canvas) unexplained; else it counts as empty. So
+noise, blur and small shifts of colour do not matter, and a cell of garbage is
+no object. What is drawn half is mostly no object either, or else the nearest
+one with a lower quality.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ import functools
 
 import numpy as np
 
-from paradiff.scenes import render, world
+from paradiff.scenes import render
+from paradiff.scenes import world
 
 MAX_UNEXPLAINED = 0.3
 MAX_ERROR = 48  # of 255: a pixel within it of what it should be is near

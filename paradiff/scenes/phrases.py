@@ -11,7 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from paradiff.scenes import grammar, predicate, world
+from paradiff.scenes import grammar
+from paradiff.scenes import lexicon
+from paradiff.scenes import predicate
+from paradiff.scenes import world
 
 _T = TypeVar("_T")
 MIN_SOURCE_THINGS, MAX_SOURCE_THINGS = 2, 5
@@ -107,7 +110,7 @@ def article(words: str) -> str:
 
 def counted(kind: Kind, num: int) -> str:
   """Return a number and the noun phrase: `two red circles`."""
-  return f"{grammar.NUMBERS[num - 1]} {kind.words(num)}"
+  return f"{lexicon.NUMBERS[num - 1]} {kind.words(num)}"
 
 
 def random_scene(
@@ -137,7 +140,8 @@ def random_scene(
   empty = list(range(world.NUM_CELLS))
   for draw in draws:
     cells = empty
-    colours, shapes = world.COLOURS, world.SHAPES
+    colours: tuple[str, ...] = world.COLOURS
+    shapes: tuple[str, ...] = world.SHAPES
     if things:
       earlier = things[int(draw[0] * len(things))]
       if draw[1] < beside_rate:
@@ -202,6 +206,19 @@ def shared_kinds(scene: world.Scene, *, min_num: int = 2) -> list[Kind]:
   kinds |= {Kind(colour=t.colour, shape=t.shape) for t in scene.things}
   enough = [k for k in kinds if len(k.among(scene)) >= min_num]
   return sorted(enough, key=lambda k: (k.colour or "", k.shape or ""))
+
+
+def exactly(
+  source: world.Scene,
+  target: world.Scene,
+  prompt: str,
+  *,
+  notes: tuple[str, ...] = (),
+  changes: tuple[grammar.Change, ...] | None = None,
+) -> Draft:
+  """Return the draft with `target` as its only allowed scene."""
+  rule = predicate.Rule.exactly(target)
+  return Draft(prompt, rule, source, notes=notes, changes=changes)
 
 
 def altered(thing: world.Thing, **values: str | int) -> world.Thing:

@@ -246,8 +246,11 @@ class Rule:
       cells = [cell for cell in slot.cells if cell not in taken]
       if not cells:
         return None
-      sets = (cells, slot.sizes, slot.colours, slot.shapes)
-      cell, *rest = (s[int(rng.random() * len(s))] for s in sets)
+      cell = cells[int(rng.random() * len(cells))]
       taken.add(cell)
-      things.append(world.Thing(cell, *rest))
+      size, colour, shape = (
+        values[int(rng.random() * len(values))]
+        for values in (slot.sizes, slot.colours, slot.shapes)
+      )
+      things.append(world.Thing(cell, size, colour, shape))
     return world.Scene(tuple(things))

@@ -17,8 +17,15 @@ import dataclasses
 
 import numpy as np
 
-from paradiff.scenes import edits_change, edits_motion, generation, grammar
-from paradiff.scenes import phrases, predicate, world
+from paradiff.scenes import edits_causal
+from paradiff.scenes import edits_change
+from paradiff.scenes import edits_motion
+from paradiff.scenes import generation
+from paradiff.scenes import grammar
+from paradiff.scenes import lexicon
+from paradiff.scenes import phrases
+from paradiff.scenes import predicate
+from paradiff.scenes import world
 
 EDIT_CATEGORIES = ("spatial", "temporal", "causal", "knowledge", "general")
 GENERATION_CATEGORIES = ("counts", "two_objects", "relations", "attributes")
@@ -30,7 +37,7 @@ FREE_RATE = 0.45  # share of edits drawn from the templates with a choice
 _EDITS = {
   "spatial": edits_motion.SPATIAL,
   "temporal": edits_motion.TEMPORAL,
-  "causal": edits_change.CAUSAL,
+  "causal": edits_causal.CAUSAL,
   "knowledge": edits_change.KNOWLEDGE,
   "general": edits_change.GENERAL,
 }
@@ -46,7 +53,7 @@ _NOUNS = {
   **{f"{noun}s": index for index, noun in enumerate(phrases.NOUNS)},
 }
 _NAMES = {
-  name.split()[-1]: index for index, name in enumerate(grammar.KNOWLEDGE)
+  name.split()[-1]: index for index, name in enumerate(lexicon.KNOWLEDGE)
 }
 _CYCLE = len(world.COLOURS)
 
@@ -98,10 +105,9 @@ def compositions(prompt: str) -> frozenset[tuple[str, str]]:
       elif words[i - 1 : i] == ["something"]:
         pairs.add((word, "shape"))
     elif word == "of" and words[i - 1] in ("colour", "size", "shape"):
-      noun, name = words[i - 3], words[i + 1 :]
-      name = name[1] if name[:1] == ["the"] else name[0]
-      pairs.add((name, noun))
-  return frozenset((a, grammar.PLURALS.get(b, b)) for a, b in pairs)
+      name = words[i + 2] if words[i + 1] == "the" else words[i + 1]
+      pairs.add((name, words[i - 3]))
+  return frozenset((a, lexicon.PLURALS.get(b, b)) for a, b in pairs)
 
 
 def is_held_out(category: str, word: str, noun: str) -> bool:
@@ -112,7 +118,7 @@ def is_held_out(category: str, word: str, noun: str) -> bool:
 
   Args:
     category: one of `CATEGORIES`.
-    word: a colour, or the last word of a name in `grammar.KNOWLEDGE`.
+    word: a colour, or the last word of a name in `lexicon.KNOWLEDGE`.
     noun: one of `phrases.NOUNS`.
   """
   index = world.COLOURS.index(word) if word in world.COLOURS else _NAMES[word]

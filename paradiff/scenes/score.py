@@ -20,7 +20,10 @@ from collections.abc import Set
 
 import numpy as np
 
-from paradiff.scenes import grammar, parse_picture, rules, world
+from paradiff.scenes import grammar
+from paradiff.scenes import parse_picture
+from paradiff.scenes import rules
+from paradiff.scenes import world
 
 SIX_METRICS = (
   "text_quality",
