@@ -28,6 +28,8 @@ FLOORS = {
   "paradiff.metrics": 4,
   "paradiff.pipeline": 4,
   "paradiff.display": 4,
+  "paradiff.drawing": 4,
+  "paradiff.gif": 4,
   "paradiff.data": 4,
   "paradiff.convert": 4,
   "paradiff.evaluate": 4,
