@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 import jax
 import ml_collections
-from absl import app, flags, logging
+from absl import app
+from absl import flags
+from absl import logging
 from clu import platform
 from etils import epath
 from ml_collections import config_flags
@@ -29,7 +31,7 @@ from paradiff import checkpoints
 T = TypeVar("T")
 
 # Keys of a config that may change when a run resumes.
-FREE_KEYS = ("log", "checkpoint", "evaluate", "stop_step")
+FREE_KEYS = ("log", "checkpoint", "evaluate", "mesh", "image_tokenizer")
 
 
 def build(cls: type[T], subtree: Mapping[str, Any], **fixed: Any) -> T:
@@ -139,6 +141,9 @@ class Guard:
 
   The numbers of step n are read only after step n + 1 is dispatched, so that
   the accelerator never waits for the host.
+
+  Attributes:
+    loss: the newest loss that was read; nan before the first.
   """
 
   def __init__(self) -> None:

@@ -9,6 +9,7 @@ behind s, so each step stands in the file once.
 
 import collections
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -266,7 +267,9 @@ class Progress:
     if rate > 0.0:
       left = format_secs((self._num_steps - step) / rate)
       parts += [f"{rate:.3g}/s", f"{left} left"]
-    parts += [f"{name} {value:.4g}" for name, value in values.items()]
+    # Not a number: nothing to show yet.
+    known = {name: v for name, v in values.items() if not math.isnan(v)}
+    parts += [f"{name} {value:.4g}" for name, value in known.items()]
     line = "  ".join(parts)
     if self._is_tty:
       self._stream.write("\r" + line.ljust(self._width))

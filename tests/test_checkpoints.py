@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from paradiff import checkpoints, sharding, train_state
+from paradiff import checkpoints
+from paradiff import sharding
+from paradiff import train_state
 
 IDENTITY = {"variant": "micro", "config": {"seed": 1, "optim": {"b1": 0.9}}}
 

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from paradiff import sharding, train_state
+from paradiff import sharding
 from paradiff import step as step_lib
+from paradiff import train_state
 
 SHAPES = {"a": (8, 16), "b": (16,)}
 AXES = {"a": ("embed", "mlp"), "b": (None,)}

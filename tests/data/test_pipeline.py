@@ -92,7 +92,7 @@ def test_an_error_of_the_source_reaches_the_reader():
 
 def test_batches_that_do_not_split_are_refused():
   mesh = sharding.make_mesh(data=8)
-  with pytest.raises(ValueError, match="multiple of 8.*got 4"):
+  with pytest.raises(ValueError, match=r"multiple of 8.*got 4"):
     _batches(mesh=mesh, batch_size=4)
   with pytest.raises(ValueError, match="got 0"):
     _batches(batch_size=0)

@@ -1,0 +1,35 @@
+"""TINY: supervised training on the scenes world (arXiv 2511.09611, eq. 2).
+
+  python -m experiments.sft \
+    --config=experiments/configs/sft_tiny.py --workdir=DIR
+
+`--config.image_tokenizer` is the folder of a trained image tokenizer; by
+default the one that ships with the package.
+"""
+
+import importlib.resources
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Return the config; fields left out have their dataclass's default."""
+  config = ml_collections.ConfigDict()
+  config.variant = "tiny"
+  assets = importlib.resources.files("paradiff") / "assets"
+  config.image_tokenizer = str(assets / "tiny")
+  config.seed = 0
+  config.num_steps = 20_000
+  config.batch_size = 64
+  config.data = dict(size=100_000, seed=0)
+  config.optim = dict(
+    learning_rate=2e-3,  # far above the 8B's: a small network, from scratch
+    warmup_steps=500,
+    weight_decay=0.01,
+  )
+  config.loss = dict(text_weight="inv_t", image_weight="one")
+  config.mesh = dict(data=1, fsdp=1, tensor=1)
+  config.log = dict(every=50)
+  config.checkpoint = dict(every=500, num_kept=2)
+  config.evaluate = dict(every=2_000, num_tasks=100, num_samples=8)
+  return config

@@ -1,0 +1,337 @@
+"""Supervised training: learn to denoise text and picture together.
+
+  python -m experiments.sft \
+    --config=experiments/configs/sft_micro.py --workdir=DIR
+
+The workdir is re-startable: the same command resumes from the newest complete
+checkpoint and ends with the same bits as a run that was never interrupted. It
+holds config.json, metrics.jsonl, tensorboard/, checkpoints/, best/, samples/,
+cache/ (token rows) and, at the end, model/ as `ParallelPipeline` loads it.
+
+Source: arXiv 2511.09611 section 3.1 and appendix H.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import jax
+import ml_collections
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+
+from experiments import common
+from experiments import options
+from experiments import watch
+from paradiff import checkpoints
+from paradiff import layout as layout_lib
+from paradiff import metrics
+from paradiff import optim
+from paradiff import pipeline as pipeline_lib
+from paradiff import sharding
+from paradiff import step as step_lib
+from paradiff import train_state
+from paradiff import variants
+from paradiff.data import pipeline as data_lib
+from paradiff.data import pretokenize
+from paradiff.data import text as text_lib
+from paradiff.diffusion import objective
+from paradiff.models import image_tokenizer as image_tokenizer_lib
+from paradiff.models import transformer as transformer_lib
+from paradiff.scenes import grammar
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The scenes to learn from.
+
+  Attributes:
+    size: examples drawn; each epoch shows all of them in another order.
+    seed: of the examples; the order follows from the run's own seed.
+  """
+
+  size: int
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A run.
+
+  Attributes:
+    variant: a name in `variants.VARIANTS`.
+    image_tokenizer: folder that holds the trained image tokenizer.
+    num_steps: updates.
+    optim: the optimiser; `num_steps` is the run's.
+    data: what to learn from.
+    model: fields of the variant that differ, by name.
+    seed: of everything random but the examples.
+    batch_size: B.
+    loss: the loss.
+    mesh: the devices.
+    log: metrics.
+    checkpoint: checkpoints.
+    evaluate: scores while training.
+  """
+
+  variant: str
+  image_tokenizer: str
+  num_steps: int
+  optim: Mapping[str, Any]
+  data: DataConfig
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  seed: int = 0
+  batch_size: int = 64
+  loss: objective.SftConfig = objective.SftConfig()
+  mesh: options.MeshConfig = options.MeshConfig()
+  log: options.LogConfig = options.LogConfig()
+  checkpoint: options.CheckpointConfig = options.CheckpointConfig()
+  evaluate: options.EvaluateConfig = options.EvaluateConfig()
+
+
+def load_variant(experiment: Experiment) -> variants.Variant:
+  """Return the named variant with the experiment's changes."""
+  if experiment.variant not in variants.VARIANTS:
+    raise ValueError(
+      f"variant must be one of {sorted(variants.VARIANTS)}, got "
+      f"{experiment.variant!r}"
+    )
+  base = variants.VARIANTS[experiment.variant]
+  return common.override(base, experiment.model)
+
+
+def load_pipeline(
+  experiment: Experiment, variant: variants.Variant
+) -> pipeline_lib.ParallelPipeline:
+  """Return the pipeline without a transformer: tokenizers only.
+
+  Raises:
+    FileNotFoundError: if there is no image tokenizer.
+    ValueError: if it is damaged or of another shape, naming the file.
+  """
+  folder = epath.Path(experiment.image_tokenizer)
+  params, _ = checkpoints.load_pretrained(folder, "image_tokenizer")
+  config = variant.image_tokenizer
+  checkpoints.check_shapes(
+    params,
+    jax.eval_shape(lambda: image_tokenizer_lib.init(config, jax.random.key(0))),
+    source=str(folder / "image_tokenizer.safetensors"),
+  )
+  words = text_lib.build_word_tokenizer(grammar.WORDS)
+  return pipeline_lib.ParallelPipeline(
+    variant=variant,
+    params=None,
+    image_params=jax.device_put(params),
+    text_tokenizer=text_lib.TextTokenizer(words),
+  )
+
+
+def identity(
+  config: ml_collections.ConfigDict, pipeline: pipeline_lib.ParallelPipeline
+) -> dict[str, Any]:
+  """Return what a checkpoint must share with the run that resumes from it."""
+  parts = variants.to_dict(pipeline.variant)
+  del parts["sampler"]  # sampling does not change what is learned
+  return common.identity(
+    config,
+    variant=parts.pop("name"),
+    model=parts,
+    image_tokenizer_digest=pretokenize.digest(
+      jax.device_get(pipeline.image_params)
+    ),
+  )
+
+
+def load_rows(
+  config: DataConfig,
+  pipeline: pipeline_lib.ParallelPipeline,
+  *,
+  folder: epath.Path,
+  stream: TextIO,
+) -> data_lib.ArraySource:
+  """Return the token rows of the examples, made once and kept in `folder`."""
+  variant = pipeline.variant
+  examples = data_lib.ScenesSource(seed=config.seed, size=config.size)
+  progress = metrics.Progress(config.size, stream=stream, what="tokens of")
+
+  def make() -> dict[str, np.ndarray]:
+    rows = pretokenize.scene_rows(
+      examples,  # type: ignore[arg-type]
+      layout=variant.layout,
+      vocab=variant.vocab,
+      text_tokenizer=pipeline.text_tokenizer,
+      encode_pictures=pipeline.encode_pictures,
+      batch_size=min(256, config.size),
+      on_progress=lambda done, _: progress.update(done),
+    )
+    progress.close()
+    return rows
+
+  key = pretokenize.digest(
+    dataclasses.asdict(config),
+    dataclasses.asdict(variant.layout),
+    dataclasses.asdict(variant.vocab),
+    list(grammar.WORDS),
+    jax.device_get(pipeline.image_params),
+    # A change to the world itself shows in its first examples.
+    [repr(examples[i]) for i in range(min(100, config.size))],
+  )
+  return data_lib.ArraySource(pretokenize.cached(folder, key, make))
+
+
+def make_loss(
+  config: objective.SftConfig, variant: variants.Variant
+) -> step_lib.LossFn:
+  """Return the loss of a batch of token rows."""
+  model = variants.model_of(variant)
+
+  def loss_fn(
+    params: Any, batch: Mapping[str, jax.Array], key: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    condition = layout_lib.Condition(
+      prefix=batch["prefix"], valid=batch["prefix_valid"]
+    )
+    return objective.sft_loss(
+      config, model, params, condition, batch["answer"], key=key
+    )
+
+  return loss_fn
+
+
+def is_due(step: int, every: int, num_steps: int) -> bool:
+  """Return whether something done every `every` steps and last is due."""
+  return every > 0 and (step % every == 0 or step == num_steps)
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  stream: TextIO = sys.stderr,
+) -> pipeline_lib.ParallelPipeline:
+  """Train, resuming where the workdir stands; return the trained model.
+
+  Args:
+    config: as the files in `experiments/configs` give it.
+    workdir: everything the run writes.
+    stream: where progress is shown.
+
+  Raises:
+    ValueError: if the config is wrong or the workdir is of another run.
+    common.NonFinite: if the loss or a gradient is not finite.
+  """
+  experiment = common.build(Experiment, config)
+  num_steps, root = experiment.num_steps, epath.Path(workdir)
+  optim_config = common.build(
+    optim.OptimConfig, experiment.optim, num_steps=num_steps
+  )
+  variant = load_variant(experiment)
+  pipeline = load_pipeline(experiment, variant)
+  mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
+
+  # The state, drawn into its shardings; a checkpoint replaces it.
+  tx = optim.make_tx(optim_config)
+  state, places = train_state.init_state(
+    functools.partial(transformer_lib.init, variant.transformer),
+    tx,
+    jax.random.key(experiment.seed),
+    mesh=mesh,
+    logical_axes=transformer_lib.logical_axes(variant.transformer),
+  )
+  saver = checkpoints.Checkpointer(
+    root,
+    identity=identity(config, pipeline),
+    num_kept=experiment.checkpoint.num_kept,
+    best_metric=experiment.evaluate.best_metric,
+  )
+  restored = saver.restore(state)
+  start, position = saver.latest_step or 0, 0
+  if restored is None:
+    stream.write(
+      parameter_overview.get_parameter_overview(
+        state.params, include_stats=False
+      )
+      + "\n"
+    )
+  else:
+    state, position = restored
+    stream.write(f"resuming at step {start}\n")
+
+  common.write_config(config, root)
+  rows = load_rows(
+    experiment.data, pipeline, folder=root / "cache", stream=stream
+  )
+  batches = data_lib.Batches(
+    rows,
+    batch_size=experiment.batch_size,
+    seed=experiment.seed,
+    mesh=mesh,
+    position=position,
+  )
+  train_step = jax.jit(
+    step_lib.make_train_step(
+      make_loss(experiment.loss, variant),
+      tx,
+      schedule=optim.make_schedule(optim_config),
+    ),
+    in_shardings=(places, batches.sharding),
+    out_shardings=(places, None),
+    donate_argnums=0,
+  )
+  tasks = watch.tasks_of(experiment.evaluate)
+  writer = metrics.Writer(root, resume_step=start if restored else None)
+  writer.write_hparams(common.flat(config))
+  window, guard = metrics.Window(), common.Guard()
+  progress = metrics.Progress(num_steps, stream=stream, start_step=start)
+  began = (time.monotonic(), start)
+
+  try:
+    for step, batch in zip(
+      range(start + 1, num_steps + 1), batches, strict=False
+    ):
+      with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        state, values = train_step(state, batch)
+        window.add(values)
+        guard.push(step, values)
+      progress.update(step, loss=guard.loss)
+      # A window ends at each checkpoint too: it would not outlive a kill.
+      save = is_due(step, experiment.checkpoint.every, num_steps)
+      if save or is_due(step, experiment.log.every, num_steps):
+        guard.drain()
+        writer.write_scalars(step, window.take())
+        now = (time.monotonic(), step)
+        rate = (now[1] - began[1]) / (now[0] - began[0])
+        writer.write_scalars(step, {"perf/steps_per_sec": rate})
+        began = now
+      scores = {}
+      if is_due(step, experiment.evaluate.every, num_steps):
+        guard.drain()
+        model = dataclasses.replace(pipeline, params=state.params)
+        scores = watch.evaluate(
+          experiment.evaluate, model, tasks, step=step, writer=writer
+        )
+        began = (time.monotonic(), step)
+      if save:
+        writer.flush()  # what stands in a checkpoint stands in the metrics
+        saver.save(
+          state,
+          step=step,
+          position=batches.get_state()["position"],
+          metrics=scores,
+        )
+  finally:
+    progress.close()
+    batches.close()
+    writer.close()
+    saver.close()
+  trained = dataclasses.replace(pipeline, params=state.params)
+  trained.save(str(root / "model"))
+  return trained
+
+
+if __name__ == "__main__":
+  common.run(train_and_evaluate)
