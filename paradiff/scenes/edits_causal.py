@@ -10,7 +10,7 @@ from paradiff.scenes import phrases
 from paradiff.scenes import predicate
 from paradiff.scenes import world
 
-_NO_CHANGE_RATE = 0.15  # how often a draw without any effect is kept
+_NO_CHANGE_RATE = 0.12  # how often a draw without any effect is kept
 
 
 def _touching(scene: world.Scene, thing: world.Thing) -> list[world.Thing]:
