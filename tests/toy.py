@@ -62,8 +62,13 @@ def model(config=CONFIG, layout=LAYOUT, vocab=VOCAB):
 @functools.cache
 def params(config=CONFIG, seed=0):
   """Draw parameters that make confident and differing predictions."""
-  tree = transformer.init(config, jax.random.key(seed))
-  return tree | {"embed": 4.0 * tree["embed"], "head": 3.0 * tree["head"]}
+  rng = np.random.default_rng(seed)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  shapes = jax.eval_shape(lambda key: transformer.init(config, key), key)
+  tree = jax.tree.map(
+    lambda a: jnp.asarray(rng.standard_normal(a.shape) / 4.0, a.dtype), shapes
+  )
+  return tree | {"head": 3.0 * tree["head"]}
 
 
 def network(config=CONFIG, seed=0):

@@ -135,7 +135,7 @@ def test_a_row_without_valid_tokens_stays_finite():
   def loss(params):
     return _logits(params, _tokens((1, 4)), valid).sum()
 
-  value, gradient = jax.value_and_grad(loss)(toy.params())
+  value, gradient = jax.jit(jax.value_and_grad(loss))(toy.params())
   assert np.isfinite(value)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
@@ -174,7 +174,8 @@ def test_jit_equals_no_jit():
 
 @pytest.mark.parametrize("columns", [(0, 44), (0, 22), (24, 40), (43, 44)])
 def test_head_of_columns_slices_the_full_logits(columns):
-  hidden = _trunk(toy.params(), _tokens((2, 5)))
+  rng = np.random.default_rng(0)
+  hidden = jnp.asarray(rng.standard_normal((2, 5, 16)), jnp.float32)
   full = transformer.head(toy.CONFIG, toy.params(), hidden, columns=(0, 44))
   part = transformer.head(toy.CONFIG, toy.params(), hidden, columns=columns)
   np.testing.assert_allclose(
@@ -205,7 +206,8 @@ def test_logical_axes_name_every_dimension_of_every_parameter():
 
 def test_init_has_the_published_scale():
   config = dataclasses.replace(toy.CONFIG, width=64, mlp_width=192)
-  params = transformer.init(config, jax.random.key(0))
+  init = jax.jit(transformer.init, static_argnums=0)
+  params = init(config, jax.random.key(0))
   assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(params))
   truncated = 0.9866  # deviation of a unit normal cut at 3 sigma
   for layer in range(config.num_layers):
@@ -225,13 +227,14 @@ def test_init_has_the_published_scale():
   assert len(drawn) == 9  # no two matrices share a key
 
 
+def _mean_square(params, config):
+  return jnp.square(_logits(params, _tokens((2, 7)), config=config)).mean()
+
+
+@functools.cache
 def _loss_and_gradient(config):
-  tokens = _tokens((2, 7))
-
-  def loss(params):
-    return jnp.square(_logits(params, tokens, config=config)).mean()
-
-  return jax.jit(jax.value_and_grad(loss))(toy.params())
+  function = jax.jit(jax.value_and_grad(_mean_square), static_argnums=1)
+  return function(toy.params(), config)
 
 
 @pytest.mark.parametrize(
@@ -264,13 +267,18 @@ def test_remat_recomputes_blocks():
 def test_bfloat16_is_close_and_keeps_float32_logits_and_gradients():
   config = dataclasses.replace(toy.CONFIG, compute_dtype="bfloat16")
   tokens = _tokens((2, 7))
-  assert _trunk(toy.params(), tokens, config=config).dtype == jnp.bfloat16
+  hidden = jax.eval_shape(
+    lambda p: _trunk(p, tokens, None, config), toy.params()
+  )
+  assert hidden.dtype == jnp.bfloat16
   logits = _logits(toy.params(), tokens, config=config)
   assert logits.dtype == jnp.float32
   expected = np.asarray(_logits(toy.params(), tokens))
   error = np.sqrt(np.mean((logits - expected) ** 2))
   assert 1e-5 < error < 0.05 * expected.std()
-  _, gradient = _loss_and_gradient(config)
+  gradient = jax.eval_shape(
+    lambda params: jax.grad(_mean_square)(params, config), toy.params()
+  )
   assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradient))
 
 
