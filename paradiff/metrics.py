@@ -210,8 +210,8 @@ class Writer:
 class Progress:
   """Steps done, speed and time left: one redrawn line, or a line now and then.
 
-  The speed is that of the last half minute, so that neither compilation nor a
-  pause for an evaluation lingers in the estimate.
+  The speed is that of the last half minute and leaves out the first step,
+  which compiles, so that no pause lingers in the estimate.
   """
 
   def __init__(
@@ -224,7 +224,7 @@ class Progress:
     every_secs: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
   ) -> None:
-    """Prepare the display.
+    """Show where the count begins.
 
     Args:
       num_steps: where the count ends.
@@ -241,13 +241,15 @@ class Progress:
     self._every_secs = 0.2 if self._is_tty else every_secs
     self._clock = clock
     self._history: collections.deque[tuple[float, int]] = collections.deque()
-    self._history.append((clock(), start_step))
-    self._shown_at = float("-inf")
+    self._shown_at = clock()
     self._width = 0
+    self._show(start_step, {})
 
   @property
   def steps_per_sec(self) -> float:
-    """Speed of the last half minute; 0 before the first step is done."""
+    """Speed of the last half minute; 0 before two steps are done."""
+    if len(self._history) < 2:
+      return 0.0
     (then, first), (now, last) = self._history[0], self._history[-1]
     return (last - first) / (now - then) if now > then else 0.0
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -89,12 +90,13 @@ def test_progress_tells_speed_and_time_left():
   progress = metrics.Progress(
     100, stream=stream, every_secs=4.0, clock=lambda: float(next(seconds))
   )
-  for step in (1, 2, 3):
-    progress.update(step, loss=0.5)
+  for step, loss in ((1, math.nan), (2, 0.5), (3, 0.5), (4, 0.5)):
+    progress.update(step, loss=loss)
   progress.close()
   assert stream.getvalue().splitlines() == [
-    "step 1/100  0.5/s  3m18s left  loss 0.5",
-    "step 3/100  0.5/s  3m14s left  loss 0.5",
+    "step 0/100",
+    "step 2/100  0.5/s  3m16s left  loss 0.5",
+    "step 4/100  0.5/s  3m12s left  loss 0.5",
   ]
 
 
@@ -108,7 +110,7 @@ def test_progress_redraws_one_line_on_a_terminal():
   progress.update(2)
   progress.close()
   text = stream.getvalue()
-  assert text.count("\r") == 2
+  assert text.count("\r") == 3
   assert text.count("\n") == 1
   assert text.endswith("\n")
 

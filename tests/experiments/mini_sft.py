@@ -1,8 +1,13 @@
 """A miniature of the SFT config: the same code in a second a hundred steps."""
 
+import dataclasses
+
+import jax
 import ml_collections
 
 from experiments.configs import sft_micro
+from paradiff import checkpoints
+from paradiff.models import image_tokenizer
 
 IMAGE_TOKENIZER = dict(
   picture_size=64,
@@ -37,3 +42,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint.every = 8
   config.evaluate = dict(every=0, num_tasks=4, num_samples=2)
   return config
+
+
+def write_image_tokenizer(folder) -> None:
+  """Write an untrained image tokenizer of the config's sizes."""
+  config = image_tokenizer.ImageTokenizerConfig(**IMAGE_TOKENIZER)
+  params = image_tokenizer.init(config, jax.random.key(0))
+  checkpoints.save_pretrained(
+    folder, "image_tokenizer", params, dataclasses.asdict(config)
+  )

@@ -1,0 +1,138 @@
+"""A run that is killed and relaunched ends as one that never was."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from paradiff import metrics
+from tests.experiments import mini_sft
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_STEPS = 160
+
+
+def _command(workdir, image_tokenizer):
+  return [
+    sys.executable,
+    "-m",
+    "experiments.sft",
+    "--config=tests/experiments/mini_sft.py",
+    f"--workdir={workdir}",
+    f"--config.image_tokenizer={image_tokenizer}",
+    f"--config.num_steps={NUM_STEPS}",
+  ]
+
+
+def _launch(workdir, image_tokenizer):
+  command = _command(workdir, image_tokenizer)
+  log = pathlib.Path(f"{workdir}.log").open("a")
+  return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+
+
+def _kill_when(process, happened):
+  """Kill the process by SIGKILL as soon as `happened()`."""
+  until = time.monotonic() + 120
+  while not happened():
+    assert process.poll() is None, "the run ended before the kill"
+    assert time.monotonic() < until, "nothing happened in two minutes"
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+
+
+def _last_step(workdir):
+  rows = metrics.read(workdir)
+  return rows[-1]["step"] if rows else 0
+
+
+def _half_saved(workdir):
+  folder = workdir / "checkpoints"
+  names = os.listdir(folder) if folder.exists() else []
+  return [name for name in names if "tmp" in name]
+
+
+def _state(workdir):
+  folder = workdir / "checkpoints" / str(NUM_STEPS) / "state"
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.restore(folder)
+  tree["key"] = jax.random.key_data(tree["key"])
+  return jax.tree.map(np.asarray, tree)
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+  """Return an unbroken run and one that was killed three times."""
+  root = tmp_path_factory.mktemp("runs")
+  mini_sft.write_image_tokenizer(root / "tokenizer")
+  whole, broken = root / "whole", root / "broken"
+  unbroken = _launch(whole, root / "tokenizer")
+  draw = random.Random(0)
+  early, middle, late = (draw.randrange(n, n + 40) for n in (4, 50, 100))
+  for happened in (
+    lambda: _last_step(broken) >= early,
+    lambda: _last_step(broken) >= middle and _half_saved(broken),
+    lambda: _last_step(broken) >= late,
+  ):
+    _kill_when(_launch(broken, root / "tokenizer"), happened)
+    if "middle" in happened.__code__.co_freevars:
+      assert _half_saved(broken), "the kill came after the save"
+  for process in (_launch(broken, root / "tokenizer"), unbroken):
+    assert process.wait(timeout=120) == 0
+  return whole, broken
+
+
+def test_three_kills_change_no_bit_of_the_result(workdirs):
+  whole, broken = map(_state, workdirs)
+  assert int(whole["step"]) == NUM_STEPS
+  assert jax.tree.structure(whole) == jax.tree.structure(broken)
+  jax.tree.map(np.testing.assert_array_equal, whole, broken)
+  one, other = (
+    (workdir / "model" / "transformer.safetensors").read_bytes()
+    for workdir in workdirs
+  )
+  assert one == other
+
+
+def test_three_kills_leave_each_step_in_the_metrics_once(workdirs):
+  whole, broken = (
+    [
+      {k: v for k, v in row.items() if not k.startswith("perf/")}
+      for row in metrics.read(workdir)
+    ]
+    for workdir in workdirs
+  )
+  steps = [row["step"] for row in whole]
+  assert steps == list(range(4, NUM_STEPS + 1, 4))
+  assert whole == broken
+
+
+def test_nothing_half_saved_is_left(workdirs):
+  for workdir in workdirs:
+    assert not _half_saved(workdir)
+    left = [p.name for p in workdir.rglob("*.tmp")]
+    assert not left
+
+
+def test_another_config_is_refused_naming_both_values(workdirs):
+  process = subprocess.run(
+    [
+      *_command(workdirs[0], workdirs[0].parent / "tokenizer"),
+      "--config.optim.learning_rate=0.125",
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert process.returncode != 0
+  expected = "config/optim/learning_rate: 0.002, here 0.125"
+  assert expected in process.stderr
