@@ -1,0 +1,1 @@
+"""Networks: frozen configs and pure functions; flax.linen stays inside."""
