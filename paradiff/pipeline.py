@@ -298,10 +298,7 @@ class ParallelPipeline:
     config: sampler_lib.SamplerConfig | None = None,
     stride: int = 1,
   ) -> Iterator[Canvas]:
-    """Yield the canvas every `stride` active steps; the last is the answer.
-
-    The same seed gives the same answer as `edit` and `generate`.
-    """
+    """Yield the canvas every `stride` active steps, up to `edit`'s answer."""
     config = config or self.variant.sampler
     model = variants.model_of(self.variant)
     condition = self.condition([prompt], [picture])
@@ -339,11 +336,7 @@ class ParallelPipeline:
 
 
 def find(name_or_folder: str) -> epath.Path:
-  """Return the folder of a shipped model or of the user's own.
-
-  Raises:
-    FileNotFoundError: if there is no such model.
-  """
+  """Return the folder of a model, or raise FileNotFoundError."""
   if name_or_folder in SHIPPED:
     root = importlib.resources.files("paradiff")
     folder = epath.Path(str(root)) / "assets" / name_or_folder

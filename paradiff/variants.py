@@ -175,34 +175,32 @@ def init(variant: Variant, key: jax.Array) -> dict[str, Any]:
   }
 
 
-MICRO = _scenes_variant(
-  "micro",
-  image_tokenizer_lib.ImageTokenizerConfig(
+def _small_tokenizer(
+  code_bits: int, multipliers: tuple[int, ...]
+) -> image_tokenizer_lib.ImageTokenizerConfig:
+  """Return a MAGVITv2 of few channels for 64x64 pictures."""
+  blocks = (1,) * len(multipliers)
+  return image_tokenizer_lib.ImageTokenizerConfig(
     picture_size=64,
-    code_bits=8,
+    code_bits=code_bits,
     base_channels=8,
-    encoder_multipliers=(1, 2, 3, 4, 6),
-    encoder_blocks=(1, 1, 1, 1, 1),
-    decoder_multipliers=(1, 1, 2, 4, 6),
-    decoder_blocks=(1, 1, 1, 1, 1),
+    encoder_multipliers=multipliers,
+    encoder_blocks=blocks,
+    decoder_multipliers=multipliers,
+    decoder_blocks=blocks,
     norm_groups=4,
     mid_attention=False,
-  ),
+  )
+
+
+MICRO = _scenes_variant(
+  "micro",
+  _small_tokenizer(8, (1, 2, 3, 4, 6)),
   sampler_lib.SamplerConfig(num_steps=48, num_image_steps=16),
 )
 TINY = _scenes_variant(
   "tiny",
-  image_tokenizer_lib.ImageTokenizerConfig(
-    picture_size=64,
-    code_bits=9,
-    base_channels=8,
-    encoder_multipliers=(1, 2, 3, 4),
-    encoder_blocks=(1, 1, 1, 1),
-    decoder_multipliers=(1, 1, 2, 4),
-    decoder_blocks=(1, 1, 1, 1),
-    norm_groups=4,
-    mid_attention=False,
-  ),
+  _small_tokenizer(10, (1, 2, 4, 6)),
   sampler_lib.SamplerConfig(num_steps=48, num_image_steps=32),
 )
 VARIANTS = {variant.name: variant for variant in (MICRO, TINY)}

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
 from paradiff import pipeline as pipeline_lib
 from paradiff import variants
@@ -73,12 +72,3 @@ def untrained(
   init = jax.jit(variants.init, static_argnums=0)
   drawn = init(pipeline.variant, jax.random.key(seed))
   return dataclasses.replace(pipeline, params=drawn["transformer"])
-
-
-def means(scores: Scores) -> dict[str, float]:
-  """Average each metric over the examples that have it."""
-  names = sorted({name for row in scores for name in row})
-  return {
-    name: float(np.mean([row[name] for row in scores if name in row]))
-    for name in names
-  }

@@ -1,0 +1,120 @@
+"""Score a model on the scenes benchmark, beside its baselines.
+
+  python -m experiments.benchmark --model=micro --output=DIR
+
+Writes report.md (every score with its 95 % interval, beside copying the input
+and beside the same model untrained), scores.json (every task) and samples.png
+(input, answer and an allowed target, with the words).
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+from absl import app
+from absl import flags
+from etils import epath
+
+from paradiff import display
+from paradiff import metrics
+from paradiff import pipeline as pipeline_lib
+from paradiff.data import images
+from paradiff.evaluate import scenes as evaluate
+from paradiff.scenes import benchmark
+from paradiff.scenes import render
+from paradiff.scenes import rules
+from paradiff.scenes import score
+
+_MODEL = flags.DEFINE_string(
+  "model", "micro", "A shipped model, or a folder with one."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
+_NUM_SHOWN = 12
+
+
+def summary(
+  tasks: tuple[rules.Example, ...], scores: list[dict[str, float]]
+) -> str:
+  """Return a Markdown table of the six metrics, one row a group of tasks."""
+  shown = (*score.SIX_METRICS, "image_alignment_changed", "solved")
+  rows = [["group", "n", *shown], ["---"] * (len(shown) + 2)]
+  for group, row in benchmark.summarise(tasks, scores).items():
+    cells = [
+      f"{row[name].mean:.3f}" if row[name].num else "-" for name in shown
+    ]
+    rows.append([group, str(row["solved"].num), *cells])
+  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def contact_sheet(
+  tasks: tuple[rules.Example, ...], outputs: list[pipeline_lib.Output]
+) -> np.ndarray:
+  """Return a picture of input, answer and target for some of the tasks."""
+  picked = np.linspace(0, len(tasks) - 1, _NUM_SHOWN).round().astype(int)
+  pictures, captions = [], []
+  blank = np.full_like(outputs[0].picture, 255)
+  for i in picked:
+    task, output = tasks[i], outputs[i]
+    source = blank if task.source is None else render.render(task.source)
+    pictures += [source, output.picture, render.render(task.target)]
+    captions += [task.prompt, output.text, f"({task.reasoning})"]
+  return np.asarray(display.grid(pictures, captions, columns=6))
+
+
+def run(model: str, folder: epath.Path, *, seed: int) -> str:
+  """Score a model, write everything about it and return the report."""
+  started = time.perf_counter()
+  pipeline = pipeline_lib.ParallelPipeline.from_pretrained(model)
+  tasks = benchmark.build()
+  progress = metrics.Progress(2 * len(tasks), stream=sys.stderr, what="answers")
+  outputs = evaluate.answer(
+    pipeline, tasks, seed=seed, on_progress=lambda n, _: progress.update(n)
+  )
+  scores = evaluate.score_outputs(tasks, outputs)
+  blind = evaluate.answer(
+    evaluate.untrained(pipeline),
+    tasks,
+    seed=seed,
+    on_progress=lambda n, total: progress.update(total + n),
+  )
+  progress.close()
+  untrained = evaluate.score_outputs(tasks, blind)
+  name = pipeline.variant.name
+  report = "\n\n".join(
+    [
+      f"# {name} on the scenes benchmark",
+      f"{len(tasks)} held-out tasks, sampler seed {seed}.",
+      summary(tasks, scores),
+      benchmark.table(
+        tasks, scores, baselines={"untrained": untrained}, name=name
+      ),
+    ]
+  )
+  images.write_atomically(folder / "report.md", f"{report}\n".encode())
+  rows = [
+    {"prompt": t.prompt, "text": o.text, "category": t.category, **s}
+    for t, o, s in zip(tasks, outputs, scores, strict=True)
+  ]
+  images.write_atomically(
+    folder / "scores.json", json.dumps(rows, indent=1).encode()
+  )
+  images.save_picture(contact_sheet(tasks, outputs), folder / "samples.png")
+  secs = time.perf_counter() - started
+  print(f"{secs:.1f} s for twice {len(tasks)} answers", file=sys.stderr)
+  return report
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"there must be no further arguments, got {argv[1:]}")
+  folder = epath.Path(_OUTPUT.value or f"benchmark_{_MODEL.value}")
+  try:
+    print(run(_MODEL.value, folder, seed=_SEED.value))
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+  app.run(main)
