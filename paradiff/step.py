@@ -52,8 +52,8 @@ def make_train_step(
     metrics = {
       **aux,
       "train/loss": loss,
-      "train/grad_norm": optax.global_norm(grads),
-      "train/param_norm": optax.global_norm(state.params),
+      "train/grad_norm": optax.tree.norm(grads),
+      "train/param_norm": optax.tree.norm(state.params),
     }
     if schedule is not None:
       metrics["train/learning_rate"] = schedule(state.step)
