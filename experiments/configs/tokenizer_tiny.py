@@ -1,0 +1,40 @@
+"""The image tokenizer of TINY: 64x64 pictures to 8x8 codes of 10 bits.
+
+MAGVIT-v2 (arXiv 2310.05737) with few channels, on random scenes.
+
+  python -m experiments.tokenizer \
+    --config=experiments/configs/tokenizer_tiny.py --workdir=DIR
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Return the config; fields left out have their dataclass's default."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.batch_size = 4  # 256 codes: each of the 193 tiles about once
+  config.crop_steps = 1000
+  config.tokenizer = dict(
+    picture_size=64,
+    code_bits=10,  # 193 tiles need 7.6 bits; spare codes ease the search
+    base_channels=8,
+    encoder_multipliers=(1, 2, 4, 6),
+    encoder_blocks=(1, 1, 1, 1),
+    decoder_multipliers=(1, 2, 4, 6),
+    decoder_blocks=(1, 1, 1, 1),
+    norm_groups=4,
+    mid_attention=False,
+  )
+  config.loss = dict(batch_entropy_steps=1400)
+  config.optim = dict(
+    learning_rate=4e-3,
+    num_steps=2200,
+    warmup_steps=50,
+    end_rate=0.02,
+    weight_decay=1e-4,
+  )
+  config.log = dict(every=50)
+  config.evaluate = dict(every=600, scenes=dict(num_scenes=500, batch_size=50))
+  config.checkpoint = dict(every=600)
+  return config
