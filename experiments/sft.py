@@ -12,7 +12,6 @@ Source: arXiv 2511.09611 section 3.1 and appendix H.
 """
 
 import dataclasses
-import functools
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from etils import epath
 
 from experiments import common
 from experiments import options
+from experiments import start
 from experiments import watch
 from paradiff import checkpoints
 from paradiff import layout as layout_lib
@@ -38,9 +38,7 @@ from paradiff import train_state
 from paradiff import variants
 from paradiff.data import pipeline as data_lib
 from paradiff.data import pretokenize
-from paradiff.data import text as text_lib
 from paradiff.diffusion import objective
-from paradiff.models import image_tokenizer as image_tokenizer_lib
 from paradiff.models import transformer as transformer_lib
 from paradiff.scenes import grammar
 
@@ -69,6 +67,8 @@ class Experiment:
     optim: the optimiser; `num_steps` is the run's.
     data: what to learn from.
     model: fields of the variant that differ, by name.
+    init_from: a shipped model or a folder whose transformer to start from, of
+      the same sizes and words; None to start from random weights.
     seed: of everything random but the examples.
     batch_size: B.
     loss: the loss.
@@ -84,6 +84,7 @@ class Experiment:
   optim: Mapping[str, Any]
   data: DataConfig
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  init_from: str | None = None
   seed: int = 0
   batch_size: int = 64
   loss: objective.SftConfig = objective.SftConfig()
@@ -91,43 +92,6 @@ class Experiment:
   log: options.LogConfig = options.LogConfig()
   checkpoint: options.CheckpointConfig = options.CheckpointConfig()
   evaluate: options.EvaluateConfig = options.EvaluateConfig()
-
-
-def load_variant(experiment: Experiment) -> variants.Variant:
-  """Return the named variant with the experiment's changes."""
-  if experiment.variant not in variants.VARIANTS:
-    raise ValueError(
-      f"variant must be one of {sorted(variants.VARIANTS)}, got "
-      f"{experiment.variant!r}"
-    )
-  base = variants.VARIANTS[experiment.variant]
-  return common.override(base, experiment.model)
-
-
-def load_pipeline(
-  experiment: Experiment, variant: variants.Variant
-) -> pipeline_lib.ParallelPipeline:
-  """Return the pipeline without a transformer: tokenizers only.
-
-  Raises:
-    FileNotFoundError: if there is no image tokenizer.
-    ValueError: if it is damaged or of another shape, naming the file.
-  """
-  folder = epath.Path(experiment.image_tokenizer)
-  params, _ = checkpoints.load_pretrained(folder, "image_tokenizer")
-  config = variant.image_tokenizer
-  checkpoints.check_shapes(
-    params,
-    jax.eval_shape(lambda: image_tokenizer_lib.init(config, jax.random.key(0))),
-    source=str(folder / "image_tokenizer.safetensors"),
-  )
-  words = text_lib.build_word_tokenizer(grammar.WORDS)
-  return pipeline_lib.ParallelPipeline(
-    variant=variant,
-    params=None,
-    image_params=jax.device_put(params),
-    text_tokenizer=text_lib.TextTokenizer(words),
-  )
 
 
 def identity(
@@ -156,9 +120,9 @@ def load_rows(
   """Return the token rows of the examples, made once and kept in `folder`."""
   variant = pipeline.variant
   examples = data_lib.ScenesSource(seed=config.seed, size=config.size)
-  progress = metrics.Progress(config.size, stream=stream, what="tokens of")
 
   def make() -> dict[str, np.ndarray]:
+    progress = metrics.Progress(config.size, stream=stream, what="tokens of")
     rows = pretokenize.scene_rows(
       examples,  # type: ignore[arg-type]
       layout=variant.layout,
@@ -229,14 +193,14 @@ def train_and_evaluate(
   optim_config = common.build(
     optim.OptimConfig, experiment.optim, num_steps=num_steps
   )
-  variant = load_variant(experiment)
-  pipeline = load_pipeline(experiment, variant)
+  variant = start.load_variant(experiment.variant, experiment.model)
+  pipeline = start.load_pipeline(experiment.image_tokenizer, variant)
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
 
   # The state, drawn into its shardings; a checkpoint replaces it.
   tx = optim.make_tx(optim_config)
   state, places = train_state.init_state(
-    functools.partial(transformer_lib.init, variant.transformer),
+    start.make_init(experiment.init_from, variant),
     tx,
     jax.random.key(experiment.seed),
     mesh=mesh,
@@ -249,7 +213,7 @@ def train_and_evaluate(
     best_metric=experiment.evaluate.best_metric,
   )
   restored = saver.restore(state)
-  start, position = saver.latest_step or 0, 0
+  first, position = saver.latest_step or 0, 0
   if restored is None:
     stream.write(
       parameter_overview.get_parameter_overview(
@@ -259,7 +223,7 @@ def train_and_evaluate(
     )
   else:
     state, position = restored
-    stream.write(f"resuming at step {start}\n")
+    stream.write(f"resuming at step {first}\n")
 
   common.write_config(config, root)
   rows = load_rows(
@@ -283,15 +247,15 @@ def train_and_evaluate(
     donate_argnums=0,
   )
   tasks = watch.tasks_of(experiment.evaluate)
-  writer = metrics.Writer(root, resume_step=start if restored else None)
+  writer = metrics.Writer(root, resume_step=first if restored else None)
   writer.write_hparams(common.flat(config))
   window, guard = metrics.Window(), common.Guard()
-  progress = metrics.Progress(num_steps, stream=stream, start_step=start)
-  began = (time.monotonic(), start)
+  progress = metrics.Progress(num_steps, stream=stream, start_step=first)
+  began = (time.monotonic(), first)
 
   try:
     for step, batch in zip(
-      range(start + 1, num_steps + 1), batches, strict=False
+      range(first + 1, num_steps + 1), batches, strict=False
     ):
       with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
         state, values = train_step(state, batch)

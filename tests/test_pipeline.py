@@ -46,9 +46,7 @@ def pipeline() -> pipeline_lib.ParallelPipeline:
     variant=MINIATURE,
     params=params["transformer"],
     image_params=params["image_tokenizer"],
-    text_tokenizer=text.TextTokenizer(
-      text.build_word_tokenizer(grammar.WORDS)
-    ),
+    text_tokenizer=text.TextTokenizer(text.build_word_tokenizer(grammar.WORDS)),
   )
 
 
@@ -115,9 +113,7 @@ def test_a_greedy_batch_equals_its_rows_alone(pipeline):
     (["draw a red star"], [np.zeros((4, 4), np.float32)], "uint8"),
   ],
 )
-def test_a_bad_request_is_refused_by_name(
-  pipeline, prompts, pictures, message
-):
+def test_a_bad_request_is_refused_by_name(pipeline, prompts, pictures, message):
   with pytest.raises(ValueError, match=message):
     pipeline(prompts, pictures)
 
