@@ -219,7 +219,7 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
       f"process {jax.process_index()} of {jax.process_count()}"
     )
     try:
-      main(config_flag.value, workdir_flag.value)
+      main(config_flag.value, workdir_flag.value or "")
     except NonFinite as error:
       sys.exit(f"{error}\nThe last good checkpoint is in {workdir_flag.value}.")
 

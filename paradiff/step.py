@@ -5,6 +5,7 @@ the state. Randomness is `fold_in(state.key, state.step)`, so a step draws the
 same bits on any mesh and after any number of restarts.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ def make_train_step(
     }
     if schedule is not None:
       metrics["train/learning_rate"] = schedule(state.step)
-    new_state = state.replace(
+    new_state = dataclasses.replace(
+      state,
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,

@@ -4,6 +4,7 @@ The state is one pytree, so that one `jax.jit` donates it, one checkpoint
 holds it and one tree of shardings places it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +101,8 @@ def state_shardings(
     mesh: where the state lives.
     logical_axes: the parameters' tree with tuples of axis names for leaves.
   """
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  spec = jax.sharding.PartitionSpec()
+  everywhere: Any = jax.sharding.NamedSharding(mesh, spec)
   params = sharding.shardings(mesh, logical_axes)
   opt_state = optax.tree_utils.tree_map_params(
     tx,
@@ -109,6 +111,6 @@ def state_shardings(
     params,
     transform_non_params=lambda _: everywhere,
   )
-  return TrainState(
-    step=everywhere, params=params, opt_state=opt_state, key=everywhere
+  return dataclasses.replace(
+    state, step=everywhere, params=params, opt_state=opt_state, key=everywhere
   )

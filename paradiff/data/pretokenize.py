@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from etils import epath
@@ -140,7 +140,7 @@ def cached(
   made = make()
   path.parent.mkdir(parents=True, exist_ok=True)
   buffer = io.BytesIO()
-  np.savez(buffer, **made)
+  np.savez(buffer, **cast(Any, made))
   temporary = path.with_name(f"{path.name}.tmp")
   temporary.write_bytes(buffer.getbuffer())
   temporary.replace(path)

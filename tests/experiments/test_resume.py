@@ -1,4 +1,5 @@
 """A run that is killed and relaunched ends as one that never was."""
+# mypy: disallow-untyped-defs=False
 
 import os
 import pathlib
@@ -9,12 +10,12 @@ import sys
 import time
 
 import jax
+import mini_sft
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from paradiff import metrics
-from tests.experiments import mini_sft
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_STEPS = 160
@@ -25,7 +26,7 @@ def _command(workdir, image_tokenizer):
     sys.executable,
     "-m",
     "experiments.sft",
-    "--config=tests/experiments/mini_sft.py",
+    "--config=tests/mini_sft.py",
     f"--workdir={workdir}",
     f"--config.image_tokenizer={image_tokenizer}",
     f"--config.num_steps={NUM_STEPS}",

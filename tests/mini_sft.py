@@ -1,6 +1,7 @@
 """A miniature of the SFT config: the same code in a second a hundred steps."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import ml_collections
@@ -9,7 +10,7 @@ from experiments.configs import sft_micro
 from paradiff import checkpoints
 from paradiff.models import image_tokenizer
 
-IMAGE_TOKENIZER = dict(
+IMAGE_TOKENIZER: dict[str, Any] = dict(
   picture_size=64,
   code_bits=4,
   base_channels=4,
