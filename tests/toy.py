@@ -77,6 +77,7 @@ def network(config=CONFIG, seed=0):
   return functools.partial(oracles.transformer_logits, config, tree)
 
 
+@functools.cache
 def table_model(layout=LAYOUT, vocab=VOCAB):
   """Return a model whose logits at column l of a sequence are params[l]."""
 
