@@ -16,6 +16,7 @@ text.txt and denoising.gif.
 """
 
 import os
+import shutil
 import sys
 import time
 
@@ -88,7 +89,7 @@ def run(
     canvases.append(canvas)
     done = f"step {canvas.step:3d}/{canvas.num_steps}"
     if is_terminal:
-      width = os.get_terminal_size(sys.stderr.fileno()).columns
+      width = shutil.get_terminal_size().columns
       line = f"{done}  {display.text_line(canvas.words)}"
       sys.stderr.write(f"\r\x1b[K{line[: width - 1]}")
       sys.stderr.flush()

@@ -5,8 +5,12 @@ Text tokens come first, [0, text_size); picture code c is token
 """
 
 import dataclasses
+from typing import TypeVar
 
 import jax
+import numpy as np
+
+Ids = TypeVar("Ids", jax.Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +87,10 @@ class Vocab:
     """Text ids that an answer never holds: every special id but `eos_id`."""
     return tuple(sorted(set(self.special_ids.values()) - {self.eos_id}))
 
-  def code_to_token(self, codes: jax.Array) -> jax.Array:
+  def code_to_token(self, codes: Ids) -> Ids:
     """Map picture codes to token ids."""
     return codes + self.code_offset
 
-  def token_to_code(self, tokens: jax.Array) -> jax.Array:
+  def token_to_code(self, tokens: Ids) -> Ids:
     """Map token ids of a picture to codes."""
     return tokens - self.code_offset

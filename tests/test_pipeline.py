@@ -1,59 +1,29 @@
 """Laws of the pipeline, on an untrained miniature of MICRO."""
 
-import dataclasses
 import json
 
-import jax
+import miniature
 import numpy as np
 import pytest
 
 from paradiff import pipeline as pipeline_lib
-from paradiff import variants
-from paradiff.data import text
 from paradiff.diffusion import sampler
-from paradiff.scenes import grammar
 from paradiff.scenes import render
 from paradiff.scenes import world
 
-MINIATURE = dataclasses.replace(
-  variants.MICRO,
-  name="miniature",
-  transformer=dataclasses.replace(
-    variants.MICRO.transformer,
-    width=32,
-    num_layers=2,
-    num_heads=2,
-    mlp_width=48,
-  ),
-  image_tokenizer=dataclasses.replace(
-    variants.MICRO.image_tokenizer,
-    base_channels=4,
-    encoder_multipliers=(1, 1, 1, 1, 1),
-    decoder_multipliers=(1, 1, 1, 1, 1),
-  ),
-  sampler=sampler.SamplerConfig(num_steps=12, num_image_steps=6),
-)
 SCENE = world.Scene((world.Thing(5, "big", "red", "circle"),))
 PROMPT = "move the red circle one step left"
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> pipeline_lib.ParallelPipeline:
-  params = jax.jit(variants.init, static_argnums=0)(
-    MINIATURE, jax.random.key(0)
-  )
-  return pipeline_lib.ParallelPipeline(
-    variant=MINIATURE,
-    params=params["transformer"],
-    image_params=params["image_tokenizer"],
-    text_tokenizer=text.TextTokenizer(text.build_word_tokenizer(grammar.WORDS)),
-  )
+  return miniature.make_pipeline()
 
 
 def test_save_and_load_give_the_same_answer(pipeline, tmp_path):
   pipeline.save(str(tmp_path))
   loaded = pipeline_lib.ParallelPipeline.from_pretrained(str(tmp_path))
-  assert loaded.variant == MINIATURE
+  assert loaded.variant == miniature.VARIANT
   ours = pipeline.edit(PROMPT, render.render(SCENE), seed=3)
   theirs = loaded.edit(PROMPT, render.render(SCENE), seed=3)
   assert ours.text == theirs.text
@@ -83,7 +53,7 @@ def test_stream_ends_with_the_answer_of_edit(pipeline, stride):
 
 
 def test_masks_only_disappear_in_a_stream(pipeline):
-  previous = np.ones(MINIATURE.layout.grid, np.bool_)
+  previous = np.ones(miniature.VARIANT.layout.grid, np.bool_)
   for canvas in pipeline.stream("draw a red star", None, stride=2):
     assert not (canvas.masked & ~previous).any()
     assert canvas.picture.shape == (64, 64, 3)

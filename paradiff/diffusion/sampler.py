@@ -268,10 +268,7 @@ def _steps(schedule: schedule_lib.Schedule, rows: slice) -> Step:
 def slices(
   config: SamplerConfig, layout: layout_lib.Layout, *, stride: int
 ) -> Iterator[Step]:
-  """Cut the schedule into scans of at most `stride` steps, for live display.
-
-  Raises ValueError if `stride` is not positive.
-  """
+  """Cut the schedule into scans of at most `stride` > 0 steps, for display."""
   if stride < 1:
     raise ValueError(f"stride must be positive, got {stride=}")
   schedule = schedule_of(config, layout)

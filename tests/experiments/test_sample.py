@@ -1,0 +1,57 @@
+"""The demo: what it asks, shows and writes."""
+
+import miniature
+import numpy as np
+import PIL.Image
+import pytest
+from etils import epath
+
+from experiments import benchmark
+from experiments import sample
+from paradiff.scenes import benchmark as scenes_benchmark
+from paradiff.scenes import render
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+  return miniature.make_pipeline()
+
+
+def test_what_the_user_leaves_out_is_the_demonstration():
+  prompt, picture = sample.request(None, None)
+  assert prompt == sample.PROMPT
+  np.testing.assert_array_equal(picture, render.render(sample.SCENE))
+  assert sample.request("a.png", "do it") == ("do it", "a.png")
+  assert sample.request("none", "draw it") == ("draw it", None)
+  with pytest.raises(ValueError, match="needs an instruction"):
+    sample.request("a.png", None)
+
+
+@pytest.mark.parametrize("image", [None, "none"])
+def test_the_demo_writes_what_it_shows(pipeline, tmp_path, capsys, image):
+  prompt, picture = sample.request(image, "add a big red star")
+  folder = epath.Path(tmp_path)
+  last = sample.run(pipeline, prompt, picture, seed=1, folder=folder)
+  text = (folder / "text.txt").read_text()
+  assert text.startswith("add a big red star\n\n")
+  assert all(word in text for word in last.words)
+  output = np.asarray(PIL.Image.open(tmp_path / "output.png"))
+  np.testing.assert_array_equal(output, last.picture)
+  with PIL.Image.open(tmp_path / "denoising.gif") as gif:
+    # A GIF writer may merge equal frames; the run must still be visible.
+    assert 2 <= gif.n_frames <= last.num_steps + 1
+  assert (folder / "before_after.png").exists() == (image is None)
+  assert f"step {last.num_steps:3d}/{last.num_steps}" in capsys.readouterr().err
+
+
+def test_the_report_shows_every_baseline(pipeline, tmp_path, monkeypatch):
+  tasks = scenes_benchmark.build()[::37]
+  monkeypatch.setattr(scenes_benchmark, "build", lambda: tasks)
+  pipeline.save(str(tmp_path / "model"))
+  report = benchmark.run(
+    str(tmp_path / "model"), epath.Path(tmp_path / "out"), seed=0
+  )
+  assert f"{len(tasks)} held-out tasks" in report
+  assert "| copy input | untrained |" in report
+  assert (tmp_path / "out" / "report.md").read_text().strip() == report
+  assert (tmp_path / "out" / "samples.png").exists()
