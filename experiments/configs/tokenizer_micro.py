@@ -15,6 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
   config.batch_size = 4  # 64 cells: each of the 49 looks at least once
   config.crop_steps = 800
+  config.thin_rate = 0.25
+  config.finish_thin_rate = 0.75  # nearer to the scenes of the benchmark
   config.tokenizer = dict(
     picture_size=64,
     code_bits=8,  # 49 looks need 5.6 bits; spare codes ease the search
@@ -32,6 +34,13 @@ def get_config() -> ml_collections.ConfigDict:
     num_steps=1800,
     warmup_steps=50,
     end_rate=0.02,
+    weight_decay=1e-4,
+  )
+  config.finish_optim = dict(
+    learning_rate=2e-3,
+    num_steps=1200,
+    warmup_steps=50,
+    end_rate=0.01,
     weight_decay=1e-4,
   )
   config.log = dict(every=50)

@@ -9,7 +9,7 @@ and `to_uint8` convert from and to bytes.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -219,14 +219,16 @@ def encode_latents(
     raise ValueError(
       f"pictures must be floats in [-1, 1] (to_float), got {pictures.dtype}"
     )
-  return _encoder(config).apply({"params": params["encoder"]}, pictures)
+  latents = _encoder(config).apply({"params": params["encoder"]}, pictures)
+  return cast(jax.Array, latents)
 
 
 def decode_latents(
   config: ImageTokenizerConfig, params: Params, quantised: jax.Array
 ) -> jax.Array:
   """Return float32[B, H, W, 3] for float32[B, h, w, code_bits] of -1 and 1."""
-  return _decoder(config).apply({"params": params["decoder"]}, quantised)
+  pictures = _decoder(config).apply({"params": params["decoder"]}, quantised)
+  return cast(jax.Array, pictures)
 
 
 def reconstruct(
