@@ -26,11 +26,6 @@ from paradiff.scenes import render
 from paradiff.scenes import rules
 from paradiff.scenes import score
 
-_MODEL = flags.DEFINE_string(
-  "model", "micro", "A shipped model, or a folder with one."
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
 _NUM_SHOWN = 12
 
 
@@ -106,15 +101,25 @@ def run(model: str, folder: epath.Path, *, seed: int) -> str:
   return report
 
 
+def define_flags() -> None:
+  """Define the flags: late, for modules may share names."""
+  flags.DEFINE_string(
+    "model", "micro", "A shipped model, or a folder with one."
+  )
+  flags.DEFINE_string("output", None, "Folder to write to.")
+  flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"there must be no further arguments, got {argv[1:]}")
-  folder = epath.Path(_OUTPUT.value or f"benchmark_{_MODEL.value}")
+  folder = epath.Path(flags.FLAGS.output or f"benchmark_{flags.FLAGS.model}")
   try:
-    print(run(_MODEL.value, folder, seed=_SEED.value))
+    print(run(flags.FLAGS.model, folder, seed=flags.FLAGS.seed))
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
+  define_flags()
   app.run(main)

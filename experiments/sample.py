@@ -28,22 +28,9 @@ from etils import epath
 from paradiff import display
 from paradiff import pipeline as pipeline_lib
 from paradiff.data import images
+from paradiff.scenes import parse_picture
 from paradiff.scenes import render
 from paradiff.scenes import world
-
-_MODEL = flags.DEFINE_string(
-  "model", "micro", "A shipped model, or a folder with one."
-)
-_IMAGE = flags.DEFINE_string(
-  "image",
-  None,
-  'Picture to edit, "none" for words alone; default: $IMAGE, else a scene.',
-)
-_PROMPT = flags.DEFINE_string(
-  "prompt", None, "What to do; default: $PROMPT, else a demonstration."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
-_OUTPUT = flags.DEFINE_string("output", "demo_output", "Folder to write to.")
 
 SCENE = world.Scene(
   (
@@ -53,6 +40,7 @@ SCENE = world.Scene(
     world.Thing(15, "small", "green", "triangle"),
   )
 )
+_CLEAN_QUALITY = 0.8
 PROMPT = "swap the red star and the yellow circle"
 
 
@@ -83,6 +71,13 @@ def run(
   source = None
   if picture is not None:
     source = images.load_picture(picture, size=size)
+    quality = parse_picture.parse(source).quality
+    if quality < _CLEAN_QUALITY:
+      print(
+        "note: this model has seen nothing but scenes of coloured shapes in "
+        f"a 4x4 grid; the picture reads as one with quality {quality:.2f} of 1",
+        file=sys.stderr,
+      )
   canvases: list[pipeline_lib.Canvas] = []
   is_terminal = sys.stderr.isatty()
   for canvas in pipeline.stream(prompt, source, seed=seed):
@@ -120,22 +115,41 @@ def write(
   display.save_gif(frames, folder / "denoising.gif")
 
 
+def define_flags() -> None:
+  """Define the flags: late, for modules may share names."""
+  flags.DEFINE_string(
+    "model", "micro", "A shipped model, or a folder with one."
+  )
+  flags.DEFINE_string(
+    "image",
+    None,
+    'Picture to edit, "none" for words alone; default: $IMAGE, else a scene.',
+  )
+  flags.DEFINE_string(
+    "prompt", None, "What to do; default: $PROMPT, else a demonstration."
+  )
+  flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
+  flags.DEFINE_string("output", "demo_output", "Folder to write to.")
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"there must be no further arguments, got {argv[1:]}")
   started = time.perf_counter()
   try:
     prompt, picture = request(
-      _IMAGE.value or os.environ.get("IMAGE"),
-      _PROMPT.value or os.environ.get("PROMPT"),
+      flags.FLAGS.image or os.environ.get("IMAGE"),
+      flags.FLAGS.prompt or os.environ.get("PROMPT"),
     )
-    print(f"Loading {_MODEL.value} ...", file=sys.stderr)
-    pipeline = pipeline_lib.ParallelPipeline.from_pretrained(_MODEL.value)
+    print(f"Loading {flags.FLAGS.model} ...", file=sys.stderr)
+    pipeline = pipeline_lib.ParallelPipeline.from_pretrained(flags.FLAGS.model)
     print("Compiling, then denoising ...", file=sys.stderr)
-    folder = epath.Path(_OUTPUT.value)
-    last = run(pipeline, prompt, picture, seed=_SEED.value, folder=folder)
+    folder = epath.Path(flags.FLAGS.output)
+    last = run(pipeline, prompt, picture, seed=flags.FLAGS.seed, folder=folder)
   except (ValueError, TypeError, FileNotFoundError) as error:
     sys.exit(f"error: {error}")
+  if sys.stdout.isatty():
+    print("\n".join(display.terminal_picture(last.picture)))
   secs = time.perf_counter() - started
   print(f"prompt     {prompt}")
   print(f"reasoning  {display.text_line(last.words)}")
@@ -144,4 +158,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  define_flags()
   app.run(main)

@@ -81,7 +81,9 @@ def attention(
   # The lowest finite number, not -inf: a fully masked row stays NaN-free.
   lowest = jnp.finfo(jnp.float32).min
   scores = jnp.where(valid_mask[:, None, None, :], scores, lowest)
-  weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+  # The maximum cancels in the quotient: no gradient needs to pass it.
+  top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+  weights = jnp.exp(scores - top)
   total = weights.sum(axis=-1)  # float32[B, H, L]
   mixed = jnp.einsum(
     "bhlm,bmhk->blhk",
