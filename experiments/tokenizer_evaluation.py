@@ -117,7 +117,8 @@ def _grid(
 ) -> np.ndarray:
   """Return rows of originals, each above the row of its reconstructions."""
   rows = []
-  for start in (0, columns):
+  columns = min(columns, len(originals))
+  for start in range(0, len(originals) - columns + 1, columns)[:2]:
     for pictures in (originals, decoded):
       rows.append(np.concatenate(pictures[start : start + columns], axis=1))
   grid = np.concatenate(rows)

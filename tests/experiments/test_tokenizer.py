@@ -17,7 +17,7 @@ from paradiff.scenes import world
 
 
 def _config() -> ml_collections.ConfigDict:
-  ones = (1,) * 5
+  ones = (1,) * 2
   optimiser = dict(learning_rate=1e-2, warmup_steps=0)
   return ml_collections.ConfigDict(
     dict(
