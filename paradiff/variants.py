@@ -147,6 +147,7 @@ def _scenes_variant(
   """Return a small variant over the scenes world."""
   vocab = _scenes_vocab(image_tokenizer.code_bits)
   side = image_tokenizer.grid_size
+  layout = layout_lib.Layout(grid=(side, side), prompt_len=21, text_len=48)
   return Variant(
     name=name,
     transformer=transformer_lib.TransformerConfig(
@@ -156,11 +157,12 @@ def _scenes_variant(
       num_heads=4,
       mlp_width=256,
       rope_theta=10_000.0,  # sequences of hundreds, not thousands
+      max_positions=layout.prefix_len + layout.answer_len,
       scan_unroll=4,  # a fifth faster on a CPU, and four layers compile fast
     ),
     image_tokenizer=image_tokenizer,
     vocab=vocab,
-    layout=layout_lib.Layout(grid=(side, side), prompt_len=21, text_len=48),
+    layout=layout,
     sampler=sampler,
   )
 
@@ -196,11 +198,13 @@ def _small_tokenizer(
 
 MICRO = _scenes_variant(
   "micro",
+  # A cell has 49 looks, 5.6 bits; spare codes ease the search for them.
   _small_tokenizer(8, (1, 2, 3, 4, 6)),
   sampler_lib.SamplerConfig(num_steps=48, num_image_steps=16),
 )
 TINY = _scenes_variant(
   "tiny",
+  # The quarters of a cell have 193 looks, 7.6 bits.
   _small_tokenizer(10, (1, 2, 4, 6)),
   sampler_lib.SamplerConfig(num_steps=48, num_image_steps=32),
 )

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   assets = importlib.resources.files("paradiff") / "assets"
   config.image_tokenizer = str(assets / "micro")
   config.seed = 0
-  config.num_steps = 5_000
+  config.num_steps = 3_600
   config.batch_size = 48
   config.data = dict(size=60_000, seed=0)
   config.optim = dict(
@@ -36,5 +36,5 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.log = dict(every=50)
   config.checkpoint = dict(every=500, num_kept=2)
-  config.evaluate = dict(every=1_250, num_tasks=100, num_samples=8)
+  config.evaluate = dict(every=1_200, num_tasks=100, num_samples=8)
   return config

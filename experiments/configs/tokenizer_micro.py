@@ -6,7 +6,11 @@ MAGVIT-v2 (arXiv 2310.05737) with few channels, on random scenes.
     --config=experiments/configs/tokenizer_micro.py --workdir=DIR
 """
 
+import dataclasses
+
 import ml_collections
+
+from paradiff import variants
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -17,17 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.crop_steps = 800
   config.thin_rate = 0.25
   config.finish_thin_rate = 0.75  # nearer to the scenes of the benchmark
-  config.tokenizer = dict(
-    picture_size=64,
-    code_bits=8,  # 49 looks need 5.6 bits; spare codes ease the search
-    base_channels=8,
-    encoder_multipliers=(1, 2, 3, 4, 6),
-    encoder_blocks=(1, 1, 1, 1, 1),
-    decoder_multipliers=(1, 2, 3, 4, 6),
-    decoder_blocks=(1, 1, 1, 1, 1),
-    norm_groups=4,
-    mid_attention=False,
-  )
+  config.tokenizer = dataclasses.asdict(variants.MICRO.image_tokenizer)
   config.loss = dict(batch_entropy_steps=1200)
   config.optim = dict(
     learning_rate=4e-3,

@@ -35,6 +35,9 @@ class TransformerConfig:
     compute_dtype: "float32" or "bfloat16" for activations.
     remat: "none", or "full" to recompute each block in the backward pass.
     scan_unroll: blocks a scan iteration.
+    max_positions: rows of a learned table added to the embeddings; 0 for none,
+      as published. Rotary angles tell distances; a small model that has to
+      name places learns them far sooner when it is told where it is.
   """
 
   vocab_size: int
@@ -47,6 +50,7 @@ class TransformerConfig:
   compute_dtype: str = "float32"
   remat: str = "none"
   scan_unroll: int = 1
+  max_positions: int = 0
 
   def __post_init__(self) -> None:
     sizes = ("vocab_size", "width", "num_layers", "num_heads", "mlp_width")
@@ -78,7 +82,9 @@ def _shapes(config: TransformerConfig) -> dict[str, Any]:
   h, k, n = config.num_heads, config.head_size, config.num_layers
   gain = ((n, d), (None, None), None)
   inward = ((n, d, h, k), (None, "embed", "heads", None), d)
+  places = ((config.max_positions, d), (None, "embed"), d)
   return {
+    **({"positions": places} if config.max_positions else {}),
     "embed": ((v, d), ("vocab", "embed"), d),
     "blocks": {
       "attn_norm": gain,
@@ -198,6 +204,15 @@ def trunk(
   )
   # Gathered before the cast: gradients of a row add up in float32.
   x = params["embed"][tokens].astype(dtype)
+  if config.max_positions:
+    if tokens.shape[1] > config.max_positions:
+      raise ValueError(
+        f"a sequence must have at most {config.max_positions} tokens, got "
+        f"{tokens.shape[1]}"
+      )
+    # An invalid token before the first valid one has no place: any will do.
+    places = params["positions"][jnp.maximum(positions, 0)]
+    x = x + places.astype(dtype)
   x = sharding.constrain(x, ("batch", None, None))
   apply: Callable[..., jax.Array] = functools.partial(
     _block, config, rope=rope, valid_mask=valid_mask
