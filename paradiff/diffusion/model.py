@@ -54,12 +54,26 @@ class Model:
 
     Args:
       params: the network's parameters.
-      condition: prefix int32[B, P].
+      condition: prefix int32[B, P], or without the columns of the picture.
       answer: int32[B, A].
 
     Returns:
       float[B, A, D].
+
+    Raises:
+      ValueError: if a length is not the layout's.
     """
+    full = self.layout.prefix_len
+    lengths = (full, full - self.layout.image_len - 2)
+    if (
+      answer.shape[1] != self.layout.answer_len
+      or condition.prefix.shape[1] not in lengths
+    ):
+      raise ValueError(
+        f"an answer must have {self.layout.answer_len} tokens and a prefix "
+        f"{lengths[0]}, or {lengths[1]} without its picture, got "
+        f"{answer.shape[1]} and {condition.prefix.shape[1]}"
+      )
     here = jnp.ones(answer.shape, jnp.bool_)
     tokens = jnp.concatenate([condition.prefix, answer], axis=1)
     valid = jnp.concatenate([condition.valid, here], axis=1)

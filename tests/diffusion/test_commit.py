@@ -91,6 +91,13 @@ def test_a_prefix_sum_that_grows_across_empty_columns_draws_none_of_them(
   assert ((inside >= 0.0) & (inside < 1.0)).all()
 
 
+def test_a_draw_that_rounds_up_to_one_takes_the_last_possible_column():
+  mass = jnp.array([[0.25, 0.0, 0.5, 0.0, 0.0]])
+  column, inside = commit._invert(mass, jnp.ones(1))
+  assert column.tolist() == [2]
+  assert inside[0] < 1.0
+
+
 def test_categorical_works_for_any_leading_shape():
   logits = _logits(60).reshape(2, 3, 10)
   uniform = np.random.default_rng(4).random((2, 3), np.float32)
