@@ -53,6 +53,8 @@ def transformer_logits(config, params, tokens):
     return np.asarray(x, np.float64)
 
   x = get(params["embed"])[np.asarray(tokens)]
+  if config.max_positions:
+    x = x + get(params["positions"])[: len(x)]
   for layer in range(config.num_layers):
     block = {name: get(a[layer]) for name, a in params["blocks"].items()}
     h = _norm(x, block["attn_norm"], config.norm_eps)

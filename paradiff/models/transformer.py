@@ -57,6 +57,10 @@ class TransformerConfig:
     for name in (*sizes, "scan_unroll"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+    if self.max_positions < 0:
+      raise ValueError(
+        f"max_positions must be at least 0, got {self.max_positions}"
+      )
     if self.width % self.num_heads or (self.width // self.num_heads) % 2:
       raise ValueError(
         "num_heads must divide width into even head sizes, got "

@@ -22,6 +22,10 @@ from paradiff.models import transformer
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "backbone_a.npz"
 
 
+# With a learned table of places, as the small variants have.
+PLACED = dataclasses.replace(toy.CONFIG, max_positions=11)
+
+
 def _trunk(params, tokens, valid=None, config=toy.CONFIG):
   tokens = jnp.asarray(tokens)
   valid = jnp.ones(tokens.shape, bool) if valid is None else jnp.asarray(valid)
@@ -88,10 +92,11 @@ def test_logits_equal_the_published_code():
   np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
-def test_logits_equal_the_numpy_oracle():
+@pytest.mark.parametrize("config", [toy.CONFIG, PLACED], ids=["", "placed"])
+def test_logits_equal_the_numpy_oracle(config):
   tokens = _tokens((2, 11))
-  got = _logits(toy.params(), tokens)
-  expected = [toy.network()(row) for row in tokens]
+  got = _logits(toy.params(config), tokens, config=config)
+  expected = [toy.network(config)(row) for row in tokens]
   np.testing.assert_allclose(got, expected, rtol=0, atol=5e-5)
 
 
@@ -105,17 +110,23 @@ def test_logits_equal_the_numpy_oracle():
   ],
   ids=["front", "middle", "end", "scattered"],
 )
-def test_padded_equals_unpadded(valid):
+@pytest.mark.parametrize("config", [toy.CONFIG, PLACED], ids=["", "placed"])
+def test_padded_equals_unpadded(valid, config):
   keep = np.flatnonzero(valid)
   short = _tokens((2, len(keep)))
   long = _tokens((2, len(valid)), seed=1)
   long[:, keep] = short
   mask = np.broadcast_to(np.array(valid, bool), long.shape)
-  padded = np.asarray(_logits(toy.params(), long, mask))
-  np.testing.assert_allclose(
-    padded[:, keep], _logits(toy.params(), short), rtol=0, atol=2e-5
-  )
+  params = toy.params(config)
+  padded = np.asarray(_logits(params, long, mask, config))
+  unpadded = _logits(params, short, config=config)
+  np.testing.assert_allclose(padded[:, keep], unpadded, rtol=0, atol=2e-5)
   assert np.isfinite(padded).all()
+
+
+def test_places_refuse_a_sequence_that_is_too_long():
+  with pytest.raises(ValueError, match="at most 11 tokens, got 12"):
+    _logits(toy.params(PLACED), _tokens((1, 12)), config=PLACED)
 
 
 def test_rows_with_different_padding_are_independent():
@@ -191,15 +202,15 @@ def test_head_refuses_columns_outside_the_vocabulary(columns):
 
 
 def test_logical_axes_name_every_dimension_of_every_parameter():
-  names = transformer.logical_axes(toy.CONFIG)
+  names = transformer.logical_axes(PLACED)
 
   def is_leaf(node):
     return isinstance(node, tuple)
 
-  assert jax.tree.structure(toy.params()) == jax.tree.structure(
+  assert jax.tree.structure(toy.params(PLACED)) == jax.tree.structure(
     names, is_leaf=is_leaf
   )
-  ranks = jax.tree.map(lambda a, n: a.ndim == len(n), toy.params(), names)
+  ranks = jax.tree.map(lambda a, n: a.ndim == len(n), toy.params(PLACED), names)
   assert all(jax.tree.leaves(ranks))
   assert names["blocks"]["down"] == (None, "mlp", "embed")
 
@@ -306,6 +317,7 @@ def test_bfloat16_adds_up_embedding_gradients_in_float32():
     ({"num_heads": 16}, "even head sizes"),
     ({"num_heads": 0}, "num_heads must be positive"),
     ({"num_layers": 0}, "num_layers must be positive"),
+    ({"max_positions": -1}, "max_positions must be at least 0"),
     ({"scan_unroll": 0}, "scan_unroll must be positive"),
     ({"compute_dtype": "float16"}, "compute_dtype must be"),
     ({"remat": "half"}, "remat must be"),
