@@ -19,14 +19,37 @@ def _small_config(**changes) -> image_tokenizer.ImageTokenizerConfig:
     picture_size=16,
     code_bits=5,
     base_channels=4,
-    encoder_multipliers=(1, 2, 2),
-    encoder_blocks=(1, 1, 1),
-    decoder_multipliers=(1, 1, 2),
-    decoder_blocks=(1, 1, 1),
+    encoder_multipliers=(1, 2),
+    encoder_blocks=(1, 1),
+    decoder_multipliers=(1, 2),
+    decoder_blocks=(1, 1),
     norm_groups=2,
     mid_attention=True,
   )
   return image_tokenizer.ImageTokenizerConfig(**(fields | changes))
+
+
+def _drawn_params(config: image_tokenizer.ImageTokenizerConfig) -> dict:
+  """Draw parameters with numpy; compiling `init` would take far longer."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(
+    lambda: image_tokenizer.init(config, jax.random.key(0))
+  )
+
+  def draw(leaf):
+    x = rng.standard_normal(leaf.shape).astype(np.float32)
+    if len(leaf.shape) == 1:
+      return jnp.asarray(1 + 0.1 * x)
+    return jnp.asarray(x / np.sqrt(np.prod(leaf.shape[:-1])))
+
+  return jax.tree.map(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def small():
+  """A config of two levels with attention, and its parameters."""
+  config = _small_config()
+  return config, _drawn_params(config)
 
 
 def _drawn_tensor(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
@@ -79,9 +102,7 @@ def golden():
 def test_parameter_tree_has_exactly_the_published_tensors(golden):
   config, params, _ = golden
   ours = jax.eval_shape(lambda: image_tokenizer.init(config, jax.random.key(0)))
-  assert jax.tree.map(lambda x: x.shape, ours) == jax.tree.map(
-    lambda x: x.shape, params
-  )
+  assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, params)
 
 
 def test_published_size_has_the_published_number_of_weights():
@@ -92,7 +113,7 @@ def test_published_size_has_the_published_number_of_weights():
   leaves = jax.tree.leaves(params)
   assert len(leaves) == 382 - 2  # all but the two buffers
   count = sum(leaf.size for leaf in leaves)
-  assert round(count / 1e6, 2) in (95.28, 95.39)
+  assert round(count / 1e6, 2) == 95.39
 
 
 def test_network_reproduces_the_recorded_run(golden):
@@ -130,6 +151,23 @@ def test_every_code_survives_bits_and_back():
   np.testing.assert_array_equal(magvit2.latents_to_codes(bits), codes)
 
 
+def test_init_draws_kernels_at_the_scale_of_their_fan_in():
+  config = _small_config(
+    base_channels=8,
+    encoder_multipliers=(1,),
+    encoder_blocks=(1,),
+    decoder_multipliers=(1,),
+    decoder_blocks=(1,),
+    mid_attention=False,
+  )
+  params = image_tokenizer.init(config, jax.random.key(0))
+  kernel = params["encoder"]["mid"]["block_1"]["conv1"]["kernel"]
+  assert kernel.shape == (3, 3, 8, 8) and kernel.dtype == jnp.float32
+  np.testing.assert_allclose(jnp.std(kernel) * np.sqrt(72), 1.0, atol=0.15)
+  other = params["encoder"]["mid"]["block_2"]["conv1"]["kernel"]
+  assert not np.array_equal(kernel, other)
+
+
 def test_quantiser_passes_the_gradient_straight_through():
   latents = jnp.array([[0.3, -0.2, 1.1]])
   weights = jnp.array([[2.0, -3.0, 0.5]])
@@ -137,9 +175,8 @@ def test_quantiser_passes_the_gradient_straight_through():
   np.testing.assert_array_equal(gradient, weights)
 
 
-def test_reconstruction_error_reaches_every_encoder_weight():
-  config = _small_config()
-  params = image_tokenizer.init(config, jax.random.key(0))
+def test_reconstruction_error_reaches_every_encoder_weight(small):
+  config, params = small
   pictures = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3)) * 2 - 1
 
   def loss(params):
@@ -155,11 +192,10 @@ def test_reconstruction_error_reaches_every_encoder_weight():
   assert min(kernels.values()) > 0, kernels
 
 
-def test_raster_order_and_position_of_codes():
+def test_raster_order_and_position_of_codes(small):
   """A grid of another shape than square is read row by row."""
-  config = _small_config()
-  params = image_tokenizer.init(config, jax.random.key(0))
-  pictures = jax.random.uniform(jax.random.key(1), (1, 8, 12, 3)) * 2 - 1
+  config, params = small
+  pictures = jax.random.uniform(jax.random.key(1), (1, 4, 6, 3)) * 2 - 1
   latents = image_tokenizer.encode_latents(config, params, pictures)
   codes = image_tokenizer.encode(config, params, pictures)
   assert latents.shape == (1, 2, 3, 5)
@@ -172,7 +208,7 @@ def test_raster_order_and_position_of_codes():
   np.testing.assert_allclose(again, trained.pictures, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_levels", [1, 2, 4])
+@pytest.mark.parametrize("num_levels", [1, 4])
 def test_number_of_levels_sets_the_down_sampling(num_levels):
   ones = (1,) * num_levels
   config = _small_config(
@@ -185,7 +221,7 @@ def test_number_of_levels_sets_the_down_sampling(num_levels):
   factor = 2 ** (num_levels - 1)
   assert config.factor == factor
   assert config.num_tokens == (16 // factor) ** 2
-  params = image_tokenizer.init(config, jax.random.key(0))
+  params = _drawn_params(config)
   pictures = jnp.zeros((2, 16, 16, 3))
   codes = image_tokenizer.encode(config, params, pictures)
   assert codes.shape == (2, config.num_tokens) and codes.dtype == jnp.int32
@@ -194,9 +230,8 @@ def test_number_of_levels_sets_the_down_sampling(num_levels):
   assert decoded.shape == pictures.shape and decoded.dtype == jnp.float32
 
 
-def test_jit_equals_no_jit():
-  config = _small_config()
-  params = image_tokenizer.init(config, jax.random.key(0))
+def test_jit_equals_no_jit(small):
+  config, params = small
   pictures = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3)) * 2 - 1
   codes = image_tokenizer.encode(config, params, pictures)
   jitted = jax.jit(image_tokenizer.encode, static_argnums=0)
@@ -242,28 +277,27 @@ def test_bytes_survive_floats():
   np.testing.assert_array_equal(beyond, [0, 255])
 
 
-def test_logical_axes_mirror_the_parameters():
-  config = _small_config()
-  params = image_tokenizer.init(config, jax.random.key(0))
+def test_logical_axes_mirror_the_parameters(small):
+  config, params = small
   axes = image_tokenizer.logical_axes(config)
   ranks = jax.tree.map(len, axes, is_leaf=lambda node: isinstance(node, tuple))
   assert ranks == jax.tree.map(lambda x: x.ndim, params)
 
 
 def test_config_is_hashable_and_takes_lists_from_json():
-  config = _small_config(encoder_blocks=[1, 1, 1])
+  config = _small_config(encoder_blocks=[1, 1])
   assert config == _small_config() and hash(config) == hash(_small_config())
 
 
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"encoder_blocks": (1, 1)}, "each level needs an entry"),
-    ({"encoder_blocks": (1, 0, 1)}, "encoder_blocks must be integers >= 1"),
+    ({"encoder_blocks": (1, 1, 1)}, "each level needs an entry"),
+    ({"encoder_blocks": (1, 0)}, "encoder_blocks must be integers >= 1"),
     ({"code_bits": 0}, "code_bits must lie in"),
     ({"code_bits": 17}, "code_bits must lie in"),
     ({"norm_groups": 3}, "norm_groups must divide"),
-    ({"picture_size": 18}, "picture_size must be a multiple"),
+    ({"picture_size": 17}, "picture_size must be a multiple"),
   ],
 )
 def test_config_refuses(changes, message):
@@ -275,20 +309,18 @@ def test_config_refuses(changes, message):
   "pictures, message",
   [
     (np.zeros((16, 16, 3), np.float32), "pictures must be"),
-    (np.zeros((1, 16, 18, 3), np.float32), "pictures must be"),
+    (np.zeros((1, 16, 17, 3), np.float32), "pictures must be"),
     (np.zeros((1, 16, 16, 4), np.float32), "pictures must be"),
     (np.zeros((1, 16, 16, 3), np.uint8), "pictures must be floats"),
   ],
 )
-def test_encode_refuses(pictures, message):
-  config = _small_config()
-  params = image_tokenizer.init(config, jax.random.key(0))
+def test_encode_refuses(small, pictures, message):
+  config, params = small
   with pytest.raises(ValueError, match=message):
     image_tokenizer.encode(config, params, pictures)
 
 
-def test_decode_refuses_a_wrong_number_of_codes():
-  config = _small_config()
-  params = image_tokenizer.init(config, jax.random.key(0))
+def test_decode_refuses_a_wrong_number_of_codes(small):
+  config, params = small
   with pytest.raises(ValueError, match="codes must be"):
     image_tokenizer.decode(config, params, jnp.zeros((1, 15), jnp.int32))
