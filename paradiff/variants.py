@@ -196,16 +196,22 @@ def _small_tokenizer(
   )
 
 
+# Chosen on tasks apart from the benchmark's. The text leads: where the words
+# leave a choice, a picture whose every cell waits for the surest code stays
+# empty unless the text has named the cells before.
+_SCENES_SAMPLER = sampler_lib.SamplerConfig(
+  num_steps=48, text_end_rate=0.67, end_penalty=3.0
+)
 MICRO = _scenes_variant(
   "micro",
   # A cell has 49 looks, 5.6 bits; spare codes ease the search for them.
   _small_tokenizer(8, (1, 2, 3, 4, 6)),
-  sampler_lib.SamplerConfig(num_steps=48, num_image_steps=16),
+  dataclasses.replace(_SCENES_SAMPLER, num_image_steps=16),
 )
 TINY = _scenes_variant(
   "tiny",
   # The quarters of a cell have 193 looks, 7.6 bits.
   _small_tokenizer(10, (1, 2, 4, 6)),
-  sampler_lib.SamplerConfig(num_steps=48, num_image_steps=32),
+  dataclasses.replace(_SCENES_SAMPLER, num_image_steps=32),
 )
 VARIANTS = {variant.name: variant for variant in (MICRO, TINY)}

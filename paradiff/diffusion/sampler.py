@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,10 +39,15 @@ class SamplerConfig:
     num_steps: S, steps of the shared clock.
     num_image_steps: steps at which the picture is updated.
     image_start_rate: share of the clock before the first of them.
+    text_end_rate: share of the clock by which the text is complete; below 1
+      the last picture steps see all of it, which settles free choices.
     text_temperature: divides text logits; 0 is greedy.
     image_temperature: divides picture logits; 0 is greedy.
     text_noise: Gumbel noise on text confidence, annealed to 0.
     image_noise: Gumbel noise on picture confidence, annealed to 0.
+    end_penalty: subtracted from the confidence of `eos`; the surest tokens of
+      an unwritten text are those behind its end, and committing them first
+      settles the length before the words.
     text_guidance: guidance of the text logits.
     image_guidance: guidance of the picture logits.
   """
@@ -51,10 +55,12 @@ class SamplerConfig:
   num_steps: int = 32
   num_image_steps: int = 16
   image_start_rate: float = 0.25
+  text_end_rate: float = 1.0
   text_temperature: float = 0.0
   image_temperature: float = 0.0
   text_noise: float = 0.0
   image_noise: float = 0.0
+  end_penalty: float = 0.0
   text_guidance: guidance.Guidance = guidance.Guidance()
   image_guidance: guidance.Guidance = guidance.Guidance()
 
@@ -69,24 +75,14 @@ class SamplerConfig:
       num_image_steps=self.num_image_steps,
       start_rate=self.image_start_rate,
     )
+    schedule_lib.num_text_steps(
+      num_steps=self.num_steps, text_end_rate=self.text_end_rate
+    )
 
 
-@flax.struct.dataclass
-class Step:
-  """One row of the schedule, or several when scanned over.
-
-  Attributes:
-    clock: int32[], the step s.
-    is_image_step: bool[], whether the picture is updated.
-    image_mask_rate: float32[], share of the picture's masks to leave.
-  """
-
-  clock: jax.Array
-  is_image_step: jax.Array
-  image_mask_rate: jax.Array
-
-
-def _anneal(config: SamplerConfig, scale: float, step: Step) -> jax.Array:
+def _anneal(
+  config: SamplerConfig, scale: float, step: schedule_lib.Step
+) -> jax.Array:
   """Return the confidence noise's scale, falling linearly to 0."""
   return scale * (1.0 - (step.clock + 1.0) / config.num_steps)
 
@@ -97,7 +93,7 @@ def commit_text(
   state: trajectory.State,
   logits: jax.Array,
   *,
-  step: Step,
+  step: schedule_lib.Step,
   noise: noise_lib.Noise,
 ) -> trajectory.State:
   """Commit this step's share of the text from logits float32[B, T, Vt]."""
@@ -110,6 +106,7 @@ def commit_text(
     logits, noise.text, temperature=config.text_temperature
   )
   confidence += _anneal(config, config.text_noise, step) * noise.text_gumbel
+  confidence -= config.end_penalty * (proposal == vocab.eos_id)
   canvas = state.tokens[:, index]
   is_end = (canvas == vocab.eos_id).astype(jnp.int32)
   # Behind a committed end of text there is nothing left to choose.
@@ -119,7 +116,11 @@ def commit_text(
   confidence = jnp.where(ended, _CERTAIN, confidence)
   eligible = canvas == vocab.mask_id
   remaining = schedule_lib.text_remaining(
-    state.num_text_masks, step=step.clock, num_steps=config.num_steps
+    state.num_text_masks,
+    step=step.clock,
+    num_steps=schedule_lib.num_text_steps(
+      num_steps=config.num_steps, text_end_rate=config.text_end_rate
+    ),
   )
   num_commits = eligible.sum(axis=1, dtype=jnp.int32) - remaining
   selected = commit.commit_k(eligible, confidence, num_commits)
@@ -139,7 +140,7 @@ def commit_image(
   state: trajectory.State,
   logits: jax.Array,
   *,
-  step: Step,
+  step: schedule_lib.Step,
   noise: noise_lib.Noise,
 ) -> trajectory.State:
   """Commit this step's share of the picture from logits float32[B, N, C]."""
@@ -172,7 +173,7 @@ def denoise_step(
   condition: layout_lib.Condition,
   state: trajectory.State,
   *,
-  step: Step,
+  step: schedule_lib.Step,
   noise: noise_lib.Noise,
 ) -> trajectory.State:
   """Advance a run by one step: all proposals come from one state.
@@ -254,26 +255,19 @@ def schedule_of(
     num_image_steps=config.num_image_steps,
     start_rate=config.image_start_rate,
     text_len=layout.text_len,
-  )
-
-
-def _steps(schedule: schedule_lib.Schedule, rows: slice) -> Step:
-  return Step(
-    clock=jnp.asarray(schedule.step[rows]),
-    is_image_step=jnp.asarray(schedule.image_step[rows]),
-    image_mask_rate=jnp.asarray(schedule.image_mask_rate[rows]),
+    text_end_rate=config.text_end_rate,
   )
 
 
 def slices(
   config: SamplerConfig, layout: layout_lib.Layout, *, stride: int
-) -> Iterator[Step]:
+) -> Iterator[schedule_lib.Step]:
   """Cut the schedule into scans of at most `stride` > 0 steps, for display."""
   if stride < 1:
     raise ValueError(f"stride must be positive, got {stride=}")
   schedule = schedule_of(config, layout)
   for first in range(0, len(schedule.step), stride):
-    yield _steps(schedule, slice(first, first + stride))
+    yield schedule_lib.rows(schedule, slice(first, first + stride))
 
 
 def start(
@@ -294,7 +288,7 @@ def advance(
   params: Any,
   condition: layout_lib.Condition,
   state: trajectory.State,
-  steps: Step,
+  steps: schedule_lib.Step,
   *,
   key: jax.Array,
 ) -> trajectory.State:
@@ -306,7 +300,7 @@ def advance(
   """
 
   def body(
-    state: trajectory.State, step: Step
+    state: trajectory.State, step: schedule_lib.Step
   ) -> tuple[trajectory.State, None]:
     step_key = jax.random.fold_in(key, step.clock)
     noise = noise_lib.draw(model.layout, state.tokens.shape[0], step_key)
@@ -342,7 +336,7 @@ def sample(
   Returns:
     The trajectory; nothing is left masked.
   """
-  steps = _steps(schedule_of(config, model.layout), slice(None))
+  steps = schedule_lib.rows(schedule_of(config, model.layout), slice(None))
   state = start(config, model, answer)
   state = advance(config, model, params, condition, state, steps, key=key)
   return trajectory.finish(state, num_steps=config.num_steps)

@@ -10,8 +10,12 @@ Source: arXiv 2511.09611 section 3; MaskGIT, arXiv 2202.04200 section 3.3.
 """
 
 import dataclasses
+import math
 from typing import Any
 
+import flax.struct
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -39,17 +43,29 @@ def image_mask_rate(u: np.ndarray) -> np.ndarray:
 
 
 def text_remaining(num_masked: Any, *, step: Any, num_steps: int) -> Any:
-  """Text tokens that stay masked after `step`: floor(num_masked * u).
+  """Text tokens that stay masked after `step`: floor(num_masked * u), u >= 0.
 
   Exact in integers, for numpy and jax arrays alike: of 5 tokens in 4 steps
-  3, 2, 1, 0 stay.
+  3, 2, 1, 0 stay, and none from then on.
 
   Args:
     num_masked: int32[B] or int, masks at the start.
     step: int32[] or int32[S], the clock, in [0, S).
-    num_steps: S.
+    num_steps: steps that the text takes, at most S.
   """
-  return num_masked * (num_steps - 1 - step) // num_steps
+  ahead = num_steps - 1 - step
+  return num_masked * (ahead * (ahead > 0)) // num_steps
+
+
+def num_text_steps(*, num_steps: int, text_end_rate: float) -> int:
+  """Return the steps that the text takes: ceil(text_end_rate * S).
+
+  Raises:
+    ValueError: if the rate is not in (0, 1].
+  """
+  if not 0 < text_end_rate <= 1:
+    raise ValueError(f"text_end_rate must lie in (0, 1], got {text_end_rate}")
+  return math.ceil(text_end_rate * num_steps)
 
 
 def image_steps(
@@ -81,6 +97,7 @@ def make_schedule(
   num_image_steps: int,
   start_rate: float,
   text_len: int,
+  text_end_rate: float = 1.0,
 ) -> Schedule:
   """Make the tables, leaving out steps on which nothing is committed.
 
@@ -92,9 +109,10 @@ def make_schedule(
     num_image_steps: steps at which the picture is updated.
     start_rate: share of the clock before the first picture update.
     text_len: T.
+    text_end_rate: share of the clock by which the text is complete.
 
   Raises:
-    ValueError: if a count is not positive or a rate leaves [0, 1).
+    ValueError: if a count is not positive or a rate leaves its range.
   """
   due = image_steps(
     num_steps=num_steps,
@@ -102,7 +120,8 @@ def make_schedule(
     start_rate=start_rate,
   )
   step = np.arange(num_steps)
-  left = text_remaining(np.int64(text_len), step=step, num_steps=num_steps)
+  text_steps = num_text_steps(num_steps=num_steps, text_end_rate=text_end_rate)
+  left = text_remaining(np.int64(text_len), step=step, num_steps=text_steps)
   text_count = -np.diff(left, prepend=text_len)
   is_image = np.isin(step, due)
   active = is_image | (text_count > 0)
@@ -112,4 +131,28 @@ def make_schedule(
     step=step[active].astype(np.int32),
     image_step=is_image[active],
     image_mask_rate=image_mask_rate(u)[active].astype(np.float32),
+  )
+
+
+@flax.struct.dataclass
+class Step:
+  """One row of the schedule, or several when scanned over.
+
+  Attributes:
+    clock: int32[], the step s.
+    is_image_step: bool[], whether the picture is updated.
+    image_mask_rate: float32[], share of the picture's masks to leave.
+  """
+
+  clock: jax.Array
+  is_image_step: jax.Array
+  image_mask_rate: jax.Array
+
+
+def rows(schedule: Schedule, which: slice) -> Step:
+  """Return rows of the tables as the arrays that a scan runs over."""
+  return Step(
+    clock=jnp.asarray(schedule.step[which]),
+    is_image_step=jnp.asarray(schedule.image_step[which]),
+    image_mask_rate=jnp.asarray(schedule.image_mask_rate[which]),
   )
