@@ -14,6 +14,7 @@ import time
 import numpy as np
 from absl import app
 from absl import flags
+from absl import logging
 from etils import epath
 
 from paradiff import display
@@ -111,6 +112,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+  logging.set_verbosity(logging.WARNING)  # jax tells of devices it lacks
   if len(argv) > 1:
     raise app.UsageError(f"there must be no further arguments, got {argv[1:]}")
   folder = epath.Path(flags.FLAGS.output or f"benchmark_{flags.FLAGS.model}")

@@ -23,6 +23,7 @@ import time
 import numpy as np
 from absl import app
 from absl import flags
+from absl import logging
 from etils import epath
 
 from paradiff import display
@@ -133,6 +134,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+  logging.set_verbosity(logging.WARNING)  # jax tells of devices it lacks
   if len(argv) > 1:
     raise app.UsageError(f"there must be no further arguments, got {argv[1:]}")
   started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import pathlib
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "magvitv2.npz"
 
 
 def _small_config(**changes) -> image_tokenizer.ImageTokenizerConfig:
-  fields = dict(
+  fields: dict[str, Any] = dict(
     picture_size=16,
     code_bits=5,
     base_channels=4,
