@@ -63,9 +63,9 @@ def test_sample_equals_the_numpy_oracle(name):
 
 
 def test_guidance_and_temperature_change_the_answer():
-  runs = {name: np.asarray(runs.run(c).tokens) for name, c in CONFIGS.items()}
-  for name, tokens in runs.items():
-    same = [n for n, other in runs.items() if (tokens == other).all()]
+  found = {n: np.asarray(runs.run(c).tokens) for n, c in CONFIGS.items()}
+  for name, tokens in found.items():
+    same = [n for n, other in found.items() if (tokens == other).all()]
     assert same == [name]
 
 
