@@ -60,8 +60,9 @@ def make_init(
 
   Args:
     init_from: a shipped model or a folder, or None.
-    variant: the model to train. The rows of words come from `init_from`;
-      rows of picture codes are drawn, for codes differ in meaning.
+    variant: the model to train. Of another variant the blocks and the rows of
+      words are taken; rows of picture codes and places are drawn, for they
+      differ in meaning.
 
   Raises:
     FileNotFoundError: if there is no such model.
@@ -74,15 +75,17 @@ def make_init(
   words = text_lib.build_word_tokenizer(grammar.WORDS)
   if other.text_tokenizer.fast.get_vocab() != words.get_vocab():
     raise ValueError(f"init_from must speak the same words, got {init_from!r}")
-  num_words = variant.vocab.text_size
+  same = other.variant.name == variant.name
+  num_rows = variant.vocab.size if same else variant.vocab.text_size
 
   def init(key: jax.Array) -> Any:
     params = draw(key)
     rows = {
-      name: params[name].at[:num_words].set(other.params[name][:num_words])
+      name: params[name].at[:num_rows].set(other.params[name][:num_rows])
       for name in ("embed", "head")
     }
-    return {**other.params, **rows}
+    own = {} if same else {k: v for k, v in params.items() if k == "positions"}
+    return {**other.params, **own, **rows}
 
   checkpoints.check_shapes(
     jax.eval_shape(init, jax.random.key(0)),

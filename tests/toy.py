@@ -62,19 +62,20 @@ def model(config=CONFIG, layout=LAYOUT, vocab=VOCAB):
 @functools.cache
 def params(config=CONFIG, seed=0):
   """Draw parameters that make confident and differing predictions."""
-  rng = np.random.default_rng(seed)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  shapes = jax.eval_shape(lambda key: transformer.init(config, key), key)
-  tree = jax.tree.map(
-    lambda a: jnp.asarray(rng.standard_normal(a.shape) / 4.0, a.dtype), shapes
-  )
-  return tree | {"head": 3.0 * tree["head"]}
+  # Cached: a first call under a trace must not leave a tracer behind.
+  with jax.ensure_compile_time_eval():
+    rng = np.random.default_rng(seed)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: transformer.init(config, key), key)
+    tree = jax.tree.map(
+      lambda a: jnp.asarray(rng.standard_normal(a.shape) / 4.0, a.dtype), shapes
+    )
+    return tree | {"head": 3.0 * tree["head"]}
 
-
-def network(config=CONFIG, seed=0):
-  """Return the numpy network int[L] -> float64[L, V] of `params`."""
-  tree = jax.tree.map(np.asarray, params(config, seed))
-  return functools.partial(oracles.transformer_logits, config, tree)
+  def network(config=CONFIG, seed=0):
+    """Return the numpy network int[L] -> float64[L, V] of `params`."""
+    tree = jax.tree.map(np.asarray, params(config, seed))
+    return functools.partial(oracles.transformer_logits, config, tree)
 
 
 @functools.cache
