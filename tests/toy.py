@@ -72,10 +72,11 @@ def params(config=CONFIG, seed=0):
     )
     return tree | {"head": 3.0 * tree["head"]}
 
-  def network(config=CONFIG, seed=0):
-    """Return the numpy network int[L] -> float64[L, V] of `params`."""
-    tree = jax.tree.map(np.asarray, params(config, seed))
-    return functools.partial(oracles.transformer_logits, config, tree)
+
+def network(config=CONFIG, seed=0):
+  """Return the numpy network int[L] -> float64[L, V] of `params`."""
+  tree = jax.tree.map(np.asarray, params(config, seed))
+  return functools.partial(oracles.transformer_logits, config, tree)
 
 
 @functools.cache
