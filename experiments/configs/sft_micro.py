@@ -10,6 +10,7 @@ default the one that ships with the package.
 import importlib.resources
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -18,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.variant = "micro"
   assets = importlib.resources.files("paradiff") / "assets"
   config.image_tokenizer = str(assets / "micro")
+  config.init_from = config_dict.placeholder(str)  # None: random weights
   config.seed = 0
   config.num_steps = 3_600
   config.batch_size = 48
