@@ -8,7 +8,6 @@ step.
 
 import dataclasses
 import functools
-import importlib.resources
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from etils import epath
 
 from paradiff import checkpoints
 from paradiff import layout as layout_lib
+from paradiff import shipped
 from paradiff import variants
 from paradiff.data import images
 from paradiff.data import text as text_lib
@@ -26,7 +26,7 @@ from paradiff.diffusion import sampler as sampler_lib
 from paradiff.diffusion import trajectory as trajectory_lib
 from paradiff.models import image_tokenizer
 
-SHIPPED = ("micro",)
+_BLANK_GREY = 236
 
 _sample = jax.jit(sampler_lib.sample, static_argnums=(0, 1))
 _advance = jax.jit(sampler_lib.advance, static_argnums=(0, 1))
@@ -106,7 +106,7 @@ class ParallelPipeline:
       FileNotFoundError: if there is no such model.
       ValueError: if a file is damaged or of another model, naming it.
     """
-    folder = find(name_or_folder)
+    folder = shipped.find(name_or_folder)
     params, config = checkpoints.load_pretrained(folder, "transformer")
     try:
       variant = variants.from_dict(config)
@@ -326,25 +326,17 @@ class ParallelPipeline:
       for i in layout_lib.text_of(layout, vocab, tokens[0])
     )
     masked = tokens[0, layout.image_index] == vocab.mask_id
+    picture = self.decode_codes(self._codes(predicted))[0]
+    # Before the first proposal there is nothing to show.
+    is_blank = predicted[0, layout.image_index] == vocab.mask_id
+    cell = np.ones(
+      [s // g for s, g in zip(picture.shape, layout.grid, strict=False)], bool
+    )
+    blank = np.kron(is_blank.reshape(layout.grid), cell)
     return Canvas(
       step=step,
       num_steps=num_steps,
       words=words,
-      picture=self.decode_codes(self._codes(predicted))[0],
+      picture=np.where(blank[..., None], np.uint8(_BLANK_GREY), picture),
       masked=masked.reshape(layout.grid),
     )
-
-
-def find(name_or_folder: str) -> epath.Path:
-  """Return the folder of a model, or raise FileNotFoundError."""
-  if name_or_folder in SHIPPED:
-    root = importlib.resources.files("paradiff")
-    folder = epath.Path(str(root)) / "assets" / name_or_folder
-  else:
-    folder = epath.Path(name_or_folder)
-  if not (folder / "transformer.json").exists():
-    raise FileNotFoundError(
-      f"a model must be one of {SHIPPED} or a folder with transformer.json, "
-      f"got {name_or_folder!r}"
-    )
-  return folder

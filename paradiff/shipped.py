@@ -1,0 +1,22 @@
+"""Where the models lie that come with the package."""
+
+import importlib.resources
+
+from etils import epath
+
+SHIPPED = ("micro",)
+
+
+def find(name_or_folder: str) -> epath.Path:
+  """Return the folder of a model, or raise FileNotFoundError."""
+  if name_or_folder in SHIPPED:
+    root = importlib.resources.files("paradiff")
+    folder = epath.Path(str(root)) / "assets" / name_or_folder
+  else:
+    folder = epath.Path(name_or_folder)
+  if not (folder / "transformer.json").exists():
+    raise FileNotFoundError(
+      f"a model must be one of {SHIPPED} or a folder with transformer.json, "
+      f"got {name_or_folder!r}"
+    )
+  return folder
