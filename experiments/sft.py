@@ -198,7 +198,9 @@ def train_and_evaluate(
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
 
   # The state, drawn into its shardings; a checkpoint replaces it.
-  tx = optim.make_tx(optim_config)
+  tx = optim.make_tx(
+    optim_config, matrix_axes=transformer_lib.matrix_axes(variant.transformer)
+  )
   state, places = train_state.init_state(
     start.make_init(experiment.init_from, variant),
     tx,

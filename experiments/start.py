@@ -9,6 +9,7 @@ from etils import epath
 
 from experiments import common
 from paradiff import checkpoints
+from paradiff import layout as layout_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff import variants
 from paradiff.data import text as text_lib
@@ -61,8 +62,9 @@ def make_init(
   Args:
     init_from: a shipped model or a folder, or None.
     variant: the model to train. Of another variant the blocks and the rows of
-      words are taken; rows of picture codes and places are drawn, for they
-      differ in meaning.
+      words are taken; rows of picture codes are drawn, for they differ in
+      meaning. A place of the sequence gets the row of its counterpart there,
+      and half of its own first row, to tell apart what was one place.
 
   Raises:
     FileNotFoundError: if there is no such model.
@@ -77,6 +79,7 @@ def make_init(
     raise ValueError(f"init_from must speak the same words, got {init_from!r}")
   same = other.variant.name == variant.name
   num_rows = variant.vocab.size if same else variant.vocab.text_size
+  counterparts = layout_lib.counterparts(variant.layout, other.variant.layout)
 
   def init(key: jax.Array) -> Any:
     params = draw(key)
@@ -84,8 +87,10 @@ def make_init(
       name: params[name].at[:num_rows].set(other.params[name][:num_rows])
       for name in ("embed", "head")
     }
-    own = {} if same else {k: v for k, v in params.items() if k == "positions"}
-    return {**other.params, **own, **rows}
+    if "positions" in params and not same:
+      theirs = other.params["positions"][counterparts]
+      rows["positions"] = theirs + 0.5 * params["positions"]
+    return {**other.params, **rows}
 
   checkpoints.check_shapes(
     jax.eval_shape(init, jax.random.key(0)),

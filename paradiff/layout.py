@@ -79,6 +79,38 @@ class Layout:
     return np.arange(start, self.answer_len, dtype=np.int32)
 
 
+def counterparts(layout: Layout, other: Layout) -> np.ndarray:
+  """Map each place of a sequence to the place of `other` with its role.
+
+  A picture code maps to the code of the other grid that shows the same part
+  of the picture, the n-th word of a text to the n-th word or the last. From a
+  2x2 grid to a 1x1 grid all four codes map to the one.
+
+  Args:
+    layout: sizes of the sequence, L tokens.
+    other: sizes of the other sequence, L' tokens.
+
+  Returns:
+    int32[L], in [0, L').
+  """
+  rows, columns = (
+    np.arange(own) * theirs // own
+    for own, theirs in zip(layout.grid, other.grid, strict=True)
+  )
+  codes = (rows[:, None] * other.grid[1] + columns[None, :]).reshape(-1)
+
+  def words(own: int, theirs: int) -> np.ndarray:
+    return np.minimum(np.arange(own), theirs - 1)
+
+  prompt = words(layout.prompt_len, other.prompt_len)
+  text = words(layout.text_len, other.text_len)
+  after = 2 + other.image_len
+  prefix = np.r_[0, 1, 2 + codes, after, after + 1, after + 2 + prompt]
+  after = 1 + other.image_len
+  answer = np.r_[0, 1 + codes, after, after + 1, after + 2 + text]
+  return np.r_[prefix, other.prefix_len + answer].astype(np.int32)
+
+
 @flax.struct.dataclass
 class Condition:
   """What an answer is conditioned on.

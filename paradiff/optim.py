@@ -3,13 +3,19 @@
 Loshchilov and Hutter, arXiv 1711.05101 (decoupled decay). With `warmup_steps`
 w, `num_steps` n and peak p, the rate rises linearly from 0 over the first w
 updates, then falls along half a cosine from p to `end_rate * p` at update n.
+
+The matrices inside the blocks can be updated by Muon instead, which learns
+more from each batch (Jordan et al. 2024: the momentum's nearest orthogonal
+matrix); the other parameters keep AdamW.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 # Leaves whose last name ends so are vectors, stacked over layers or not.
 _VECTOR_NAMES = ("norm", "bias", "scale")
@@ -29,6 +35,8 @@ class OptimConfig:
     b2: decay of the second moment, in [0, 1).
     eps: added to the root of the second moment.
     clip_norm: largest global norm of a gradient, positive.
+    muon_ratio: Muon's learning rate as a multiple of `learning_rate`; 0 for
+      AdamW alone.
 
   Raises:
     ValueError: if a value leaves its range.
@@ -43,6 +51,7 @@ class OptimConfig:
   b2: float = 0.99
   eps: float = 1e-8
   clip_norm: float = 1.0
+  muon_ratio: float = 0.0
 
   def __post_init__(self) -> None:
     if not 0 <= self.warmup_steps < self.num_steps:
@@ -55,8 +64,9 @@ class OptimConfig:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
     if not 0 <= self.end_rate <= 1:
       raise ValueError(f"end_rate must lie in [0, 1], got {self.end_rate}")
-    if self.weight_decay < 0:
-      raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+    for name in ("weight_decay", "muon_ratio"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
     for name in ("b1", "b2"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
@@ -89,16 +99,54 @@ def is_decayed(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(decide, params)
 
 
-def make_tx(config: OptimConfig) -> optax.GradientTransformation:
-  """Return clip by global norm, then AdamW on the schedule."""
+def make_tx(
+  config: OptimConfig, *, matrix_axes: Any = None
+) -> optax.GradientTransformation:
+  """Return clip by global norm, then AdamW or Muon on the schedule.
+
+  Args:
+    config: the options.
+    matrix_axes: the parameters' tree with (input axes, output axes) for the
+      leaves that Muon updates and None for the others.
+
+  Raises:
+    ValueError: if `muon_ratio` is not 0 and there is no `matrix_axes`.
+  """
+  schedule = make_schedule(config)
+  adamw = optax.adamw(
+    schedule,
+    b1=config.b1,
+    b2=config.b2,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    mask=is_decayed,
+  )
+  clip = optax.clip_by_global_norm(config.clip_norm)
+  if config.muon_ratio == 0:
+    return optax.chain(clip, adamw)
+  if matrix_axes is None:
+    raise ValueError(
+      f"matrix_axes must be given where {config.muon_ratio=} is not 0"
+    )
+
+  def each(function: Callable[[Any], Any]) -> Any:
+    is_entry = lambda node: node is None or isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(function, matrix_axes, is_leaf=is_entry)
+
+  muon = optax.contrib.muon(
+    schedule,
+    weight_decay=config.weight_decay,
+    muon_weight_dimension_numbers=each(
+      lambda axes: axes and optax.contrib.MuonDimensionNumbers(*axes)
+    ),
+  )
   return optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
-    optax.adamw(
-      make_schedule(config),
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.eps,
-      weight_decay=config.weight_decay,
-      mask=is_decayed,
+    clip,
+    optax.partition(
+      {
+        "muon": optax.chain(muon, optax.scale(config.muon_ratio)),
+        "adamw": adamw,
+      },
+      each(lambda axes: "muon" if axes else "adamw"),
     ),
   )

@@ -79,38 +79,39 @@ def init_state(
     return create(init_fn(params_key), tx, train_key)
 
   places = state_shardings(
-    jax.eval_shape(init, key), tx, mesh=mesh, logical_axes=logical_axes
+    jax.eval_shape(init, key), mesh=mesh, logical_axes=logical_axes
   )
   return jax.jit(init, out_shardings=places)(key), places
 
 
 def state_shardings(
-  state: TrainState,
-  tx: optax.GradientTransformation,
-  *,
-  mesh: jax.sharding.Mesh,
-  logical_axes: Any,
+  state: TrainState, *, mesh: jax.sharding.Mesh, logical_axes: Any
 ) -> TrainState:
   """Return a sharding for every leaf of `state`.
 
-  Optimiser moments lie where their parameters lie; the rest is replicated.
+  An optimiser keeps its moments in trees like that of the parameters, so a
+  leaf whose path ends in a parameter's path, and that has its shape, lies
+  where the parameter lies; the rest is replicated.
 
   Args:
     state: arrays or shapes.
-    tx: the optimiser that made `state.opt_state`.
     mesh: where the state lives.
     logical_axes: the parameters' tree with tuples of axis names for leaves.
   """
   spec = jax.sharding.PartitionSpec()
   everywhere: Any = jax.sharding.NamedSharding(mesh, spec)
   params = sharding.shardings(mesh, logical_axes)
-  opt_state = optax.tree_utils.tree_map_params(
-    tx,
-    lambda _, place: place,
-    state.opt_state,
-    params,
-    transform_non_params=lambda _: everywhere,
-  )
+  shapes = dict(jax.tree.leaves_with_path(state.params))
+  places = dict(jax.tree.leaves_with_path(params))
+
+  def place(path: tuple[Any, ...], leaf: Any) -> Any:
+    for first in range(len(path)):
+      end = path[first:]
+      if end in places and shapes[end].shape == leaf.shape:
+        return places[end]
+    return everywhere
+
+  opt_state = jax.tree.map_with_path(place, state.opt_state)
   return dataclasses.replace(
     state, step=everywhere, params=params, opt_state=opt_state, key=everywhere
   )

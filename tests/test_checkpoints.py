@@ -149,10 +149,7 @@ def test_restore_onto_another_mesh(tmp_path):
   saver.save(_state(1.0), step=1, position=1)
   mesh = sharding.make_mesh(fsdp=4, tensor=2)
   places = train_state.state_shardings(
-    _state(),
-    optax.adam(0.1),
-    mesh=mesh,
-    logical_axes={"blocks": {"w": ("embed", "mlp")}},
+    _state(), mesh=mesh, logical_axes={"blocks": {"w": ("embed", "mlp")}}
   )
   saver.wait()
   like = jax.device_put(_state(), places)

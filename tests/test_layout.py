@@ -35,6 +35,26 @@ def test_layout_refuses_empty_parts(change):
     dataclasses.replace(TINY, **change)
 
 
+def test_counterparts_hand_worked():
+  coarse = layout_lib.Layout(grid=(1, 1), prompt_len=2, text_len=1)
+  # task soi codes eoi bos prompt, then soi codes eoi bos text
+  expected = [0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8, 8, 9, 10, 11, 11, 11, 11]
+  np.testing.assert_array_equal(layout_lib.counterparts(TINY, coarse), expected)
+  np.testing.assert_array_equal(
+    layout_lib.counterparts(TINY, TINY), np.arange(18)
+  )
+
+
+def test_counterparts_of_codes_show_the_same_part_of_the_picture():
+  fine = layout_lib.Layout(grid=(4, 4), prompt_len=3, text_len=3)
+  coarse = dataclasses.replace(fine, grid=(2, 2))
+  places = layout_lib.counterparts(fine, coarse)
+  quarter = [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
+  for first, source in ((2, 2), (fine.prefix_len + 1, coarse.prefix_len + 1)):
+    grid = places[first : first + 16].reshape(4, 4) - source
+    np.testing.assert_array_equal(grid, quarter)
+
+
 def test_encode_prefix_hand_worked():
   prefix, valid = layout_lib.encode_prefix(
     TINY, toy.VOCAB, prompt_ids=[9], source_codes=np.array([0, 15])

@@ -57,10 +57,70 @@ def test_first_update_equals_a_numpy_adamw():
   np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
 
 
+def _newton_schulz(matrix):
+  """The nearest orthogonal matrix, roughly, as Jordan et al. compute it."""
+  x = matrix / np.linalg.norm(matrix)
+  if x.shape[0] > x.shape[1]:
+    return _newton_schulz(matrix.T).T
+  for _ in range(5):
+    square = x @ x.T
+    x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+  return x
+
+
+def test_muon_equals_numpy_on_matrices_and_adamw_elsewhere():
+  rng = np.random.default_rng(0)
+  shapes = {"embed": (5, 6), "blocks": {"q": (3, 6, 2, 4), "norm": (3, 6)}}
+  params, grads = (
+    jax.tree.map(
+      lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+      shapes,
+      is_leaf=lambda node: isinstance(node, tuple),
+    )
+    for _ in range(2)
+  )
+  axes = {"embed": None, "blocks": {"q": ((1,), (2, 3)), "norm": None}}
+  options = dict(
+    learning_rate=0.1, num_steps=10, warmup_steps=0, weight_decay=0.2
+  )
+  tx = optim.make_tx(
+    optim.OptimConfig(**options, muon_ratio=7.0, clip_norm=1e9),
+    matrix_axes=axes,
+  )
+  muon, _ = tx.update(grads, tx.init(params), params)
+  # The first Adam step is the gradient's sign.
+  for got, gradient, decay in (
+    (muon["embed"], grads["embed"], 0.2 * params["embed"]),
+    (muon["blocks"]["norm"], grads["blocks"]["norm"], 0.0),
+  ):
+    np.testing.assert_allclose(
+      got, -0.1 * (np.sign(gradient) + decay), rtol=1e-4
+    )
+  # 6 inputs, 8 outputs: a wide matrix moves by sqrt(8 / 6) more.
+  for got, gradient, weight in zip(
+    muon["blocks"]["q"],
+    grads["blocks"]["q"],
+    params["blocks"]["q"],
+    strict=True,
+  ):
+    direction = _newton_schulz(np.asarray(gradient).reshape(6, 8))
+    direction = direction * (8 / 6) ** 0.5 + 0.2 * weight.reshape(6, 8)
+    np.testing.assert_allclose(
+      got.reshape(6, 8), -0.7 * direction, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_muon_wants_to_know_the_matrices():
+  config = optim.OptimConfig(learning_rate=1.0, num_steps=200, muon_ratio=1.0)
+  with pytest.raises(ValueError, match="matrix_axes must be given"):
+    optim.make_tx(config)
+
+
 @pytest.mark.parametrize(
   ("name", "value"),
   [
     ("learning_rate", 0.0),
+    ("muon_ratio", -1.0),
     ("warmup_steps", 10),
     ("end_rate", 1.5),
     ("weight_decay", -1.0),

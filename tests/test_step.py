@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from paradiff import optim
 from paradiff import sharding
 from paradiff import step as step_lib
 from paradiff import train_state
@@ -68,9 +69,15 @@ def test_each_step_draws_its_own_noise_and_repeats_it():
   assert again["train/noise"] == second_metrics["train/noise"]
 
 
+@pytest.mark.parametrize("muon_ratio", [0.0, 10.0])
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
-def test_mesh_equals_no_mesh_and_moments_lie_with_their_parameters(shape):
-  tx = optax.adamw(0.1)
+def test_mesh_equals_no_mesh_and_moments_lie_with_their_parameters(
+  shape, muon_ratio
+):
+  config = optim.OptimConfig(
+    learning_rate=0.1, num_steps=10, warmup_steps=0, muon_ratio=muon_ratio
+  )
+  tx = optim.make_tx(config, matrix_axes={"a": ((0,), (1,)), "b": None})
   step = step_lib.make_train_step(_loss, tx)
   key = jax.random.key(5)
   results = []
@@ -91,7 +98,11 @@ def test_mesh_equals_no_mesh_and_moments_lie_with_their_parameters(shape):
       for _ in range(3):
         state, metrics = run(state, batch)
     results.append(jax.device_get((state.params, metrics)))
-    moments = state.opt_state[0].mu
+    moments = {
+      getattr(path[-1], "key", None): leaf
+      for path, leaf in jax.tree.leaves_with_path(state.opt_state)
+      if leaf.ndim
+    }
     for name in SHAPES:
       assert moments[name].sharding == state.params[name].sharding
   assert state.params["a"].sharding.spec == sharding.spec(AXES["a"])

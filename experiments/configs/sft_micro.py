@@ -21,14 +21,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.image_tokenizer = str(assets / "micro")
   config.init_from = config_dict.placeholder(str)  # None: random weights
   config.seed = 0
-  config.num_steps = 3_600
-  config.batch_size = 48
+  config.num_steps = 10_000
+  config.batch_size = 32
   config.data = dict(size=60_000, seed=0)
   config.optim = dict(
     learning_rate=2e-3,  # far above the 8B's: a small network, from scratch
     warmup_steps=200,
     b2=0.98,
     weight_decay=0.01,
+    muon_ratio=10.0,
   )
   config.loss = dict(
     text_weight="inv_t",
@@ -37,6 +38,6 @@ def get_config() -> ml_collections.ConfigDict:
     drop_image_rate=0.05,
   )
   config.log = dict(every=50)
-  config.checkpoint = dict(every=500, num_kept=2)
-  config.evaluate = dict(every=1_200, num_tasks=100, num_samples=8)
+  config.checkpoint = dict(every=1_000, num_kept=2)
+  config.evaluate = dict(every=2_000, num_tasks=100, num_samples=8)
   return config

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paradiff import sharding
 from paradiff.models import layers
@@ -106,6 +107,38 @@ def _shapes(config: TransformerConfig) -> dict[str, Any]:
   }
 
 
+def matrix_axes(config: TransformerConfig) -> Params:
+  """Return the tree of parameters with (input, output) axes for leaves.
+
+  Only the matrices inside the blocks have them; other leaves are None. Their
+  leading axis, the layers, is in neither.
+  """
+  inward = ((1,), (2, 3))
+  dense = ((1,), (2,))
+  matrices = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), inward),
+    "attn_out": ((1, 2), (3,)),
+    **dict.fromkeys(("gate", "up", "down"), dense),
+  }
+  axes: Params = dict.fromkeys(_shapes(config))
+  axes["blocks"] = {
+    name: matrices.get(name) for name in _shapes(config)["blocks"]
+  }
+  return axes
+
+
+def _sinusoids(num_rows: int, width: int) -> jax.Array:
+  """Return float32[num_rows, width] whose rows have length 1.
+
+  Source: arXiv 1706.03762 section 3.5, with wavelengths up to 2000 pi.
+  """
+  num_waves = (width + 1) // 2
+  rate = 1000.0 ** -(np.arange(num_waves) / num_waves)
+  angle = np.arange(num_rows)[:, None] * rate
+  waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :width]
+  return jnp.asarray(waves * num_waves**-0.5, jnp.float32)
+
+
 def _is_entry(node: Any) -> bool:
   return isinstance(node, tuple)
 
@@ -119,7 +152,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
   """Draw parameters.
 
   Truncated normal at 3 sigma with sigma = 1/sqrt(fan in); the two projections
-  back into the residual stream are divided by sqrt(2 (layer + 1)).
+  back into the residual stream are divided by sqrt(2 (layer + 1)). The table of
+  positions begins as sinusoids, in which a distance is one linear map wherever
+  it is measured; from random rows each pair of places is learned by itself.
 
   Args:
     config: the sizes.
@@ -147,6 +182,8 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
   blocks = params["blocks"]
   blocks["attn_out"] = blocks["attn_out"] / depth[:, None, None, None]
   blocks["down"] = blocks["down"] / depth[:, None, None]
+  if config.max_positions:
+    params["positions"] = _sinusoids(config.max_positions, config.width)
   return params
 
 

@@ -215,6 +215,34 @@ def test_logical_axes_name_every_dimension_of_every_parameter():
   assert names["blocks"]["down"] == (None, "mlp", "embed")
 
 
+def test_matrix_axes_cover_every_matrix_of_the_blocks():
+  params = transformer.init(PLACED, jax.random.key(0))
+  axes = transformer.matrix_axes(PLACED)
+  assert set(axes) == set(params)
+  assert all(axes[name] is None for name in set(params) - {"blocks"})
+  for name, leaf in params["blocks"].items():
+    if name.endswith("norm"):
+      assert axes["blocks"][name] is None
+      continue
+    inputs, outputs = axes["blocks"][name]
+    assert sorted(inputs + outputs) == list(range(1, leaf.ndim))
+    is_inward = leaf.shape[1] == PLACED.width
+    assert is_inward == (name not in ("attn_out", "down"))
+    if name == "attn_out":
+      assert (inputs, outputs) == ((1, 2), (3,))
+
+
+def test_positions_begin_with_one_map_for_each_distance():
+  table = transformer.init(PLACED, jax.random.key(0))["positions"]
+  table = np.asarray(table, np.float64)
+  np.testing.assert_allclose((table**2).sum(axis=1), 1.0, rtol=1e-5)
+  products = table @ table.T
+  for distance in range(1, len(table)):
+    along = np.diagonal(products, distance)
+    np.testing.assert_allclose(along, along[0], atol=1e-5)
+  assert np.diagonal(products, 1)[0] < 0.99
+
+
 def test_init_has_the_published_scale():
   config = dataclasses.replace(toy.CONFIG, width=64, mlp_width=192)
   init = jax.jit(transformer.init, static_argnums=0)

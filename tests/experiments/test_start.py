@@ -1,0 +1,101 @@
+"""What a run starts from: random weights or another model's."""
+
+import dataclasses
+
+import jax
+import miniature
+import numpy as np
+import pytest
+
+from experiments import start
+from paradiff import layout as layout_lib
+from paradiff import pipeline as pipeline_lib
+from paradiff.models import transformer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = str(tmp_path_factory.mktemp("other"))
+  miniature.make_pipeline().save(path)
+  return path
+
+
+@pytest.fixture(scope="module")
+def other(folder):
+  return pipeline_lib.ParallelPipeline.from_pretrained(folder).params
+
+
+def _finer(**changes):
+  """The miniature with four codes a cell, of which there are 32."""
+  base = miniature.VARIANT
+  layout = dataclasses.replace(base.layout, grid=(8, 8))
+  return dataclasses.replace(
+    base,
+    name="finer",
+    layout=layout,
+    vocab=dataclasses.replace(
+      base.vocab, size=base.vocab.text_size + 32, codebook_size=32
+    ),
+    image_tokenizer=dataclasses.replace(
+      base.image_tokenizer,
+      code_bits=5,
+      encoder_multipliers=(1, 1, 1, 1),
+      encoder_blocks=(1, 1, 1, 1),
+      decoder_multipliers=(1, 1, 1, 1),
+      decoder_blocks=(1, 1, 1, 1),
+    ),
+    transformer=dataclasses.replace(
+      base.transformer,
+      vocab_size=base.vocab.text_size + 32,
+      max_positions=layout.prefix_len + layout.answer_len,
+      **changes,
+    ),
+  )
+
+
+def test_without_a_model_the_weights_are_drawn():
+  variant = miniature.VARIANT
+  drawn = start.make_init(None, variant)(jax.random.key(3))
+  expected = transformer.init(variant.transformer, jax.random.key(3))
+  jax.tree.map(np.testing.assert_array_equal, drawn, expected)
+
+
+def test_the_same_variant_starts_with_every_weight(folder, other):
+  init = start.make_init(folder, miniature.VARIANT)
+  jax.tree.map(
+    np.testing.assert_array_equal, jax.jit(init)(jax.random.key(1)), other
+  )
+
+
+def test_another_variant_starts_with_blocks_words_and_places(folder, other):
+  variant = _finer()
+  got = start.make_init(folder, variant)(jax.random.key(1))
+  drawn = transformer.init(variant.transformer, jax.random.key(1))
+  jax.tree.map(np.testing.assert_array_equal, got["blocks"], other["blocks"])
+  num_words = variant.vocab.text_size
+  for name in ("embed", "head"):
+    np.testing.assert_array_equal(
+      got[name][:num_words], other[name][:num_words]
+    )
+    np.testing.assert_array_equal(
+      got[name][num_words:], drawn[name][num_words:]
+    )
+  places = layout_lib.counterparts(variant.layout, miniature.VARIANT.layout)
+  rest = got["positions"] - other["positions"][places]
+  np.testing.assert_allclose(rest, 0.5 * drawn["positions"], atol=1e-6)
+  # The four codes of a cell share its place but are told apart.
+  first, second = variant.layout.source_span.start + 1 + np.array([0, 1])
+  assert places[first] == places[second]
+  assert not np.allclose(got["positions"][first], got["positions"][second])
+
+
+def test_other_sizes_and_missing_models_are_refused_by_name(folder):
+  with pytest.raises(ValueError, match="must hold the parameters"):
+    start.make_init(folder, _finer(mlp_width=16))
+  with pytest.raises(FileNotFoundError, match="nowhere"):
+    start.make_init("nowhere", miniature.VARIANT)
+
+
+def test_unknown_variants_are_refused_by_name():
+  with pytest.raises(ValueError, match="variant must be one of"):
+    start.load_variant("huge", {})
