@@ -11,7 +11,9 @@ WORKERS ?= 2
 CONSTRAINTS ?=
 
 VENV_PYTHON := .venv/bin/python
-PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet \
+# Installing takes minutes: a terminal shows what pip is doing.
+QUIET := $(shell test -t 2 || echo --quiet)
+PIP_INSTALL := $(VENV_PYTHON) -m pip install $(QUIET) \
   --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 # The demo reads its words from the environment, where make passes them on as

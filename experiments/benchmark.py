@@ -2,9 +2,10 @@
 
   python -m experiments.benchmark --model=micro --output=DIR
 
-Writes report.md (every score with its 95 % interval, beside copying the input
-and beside the same model untrained), scores.json (every task) and samples.png
-(input, answer and an allowed target, with the words).
+Writes summary.md (the main scores), report.md (every score), scores.json (every
+task) and samples.png (input, answer and an allowed target, with the words).
+Scores stand with their 95 % intervals, beside copying the input and beside the
+same model untrained.
 """
 
 import json
@@ -28,12 +29,13 @@ from paradiff.scenes import rules
 from paradiff.scenes import score
 
 _NUM_SHOWN = 12
+_WHOLES = ("edit: unambiguous", "edit: free choice", "generate")
 
 
-def summary(
+def means(
   tasks: tuple[rules.Example, ...], scores: list[dict[str, float]]
 ) -> str:
-  """Return a Markdown table of the six metrics, one row a group of tasks."""
+  """Return a Markdown table of the main metrics, one row a group of tasks."""
   shown = (*score.SIX_METRICS, "image_alignment_changed", "solved")
   rows = [["group", "n", *shown], ["---"] * (len(shown) + 2)]
   for group, row in benchmark.summarise(tasks, scores).items():
@@ -42,6 +44,37 @@ def summary(
     ]
     rows.append([group, str(row["solved"].num), *cells])
   return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def summary(
+  tasks: tuple[rules.Example, ...],
+  scores: list[dict[str, float]],
+  *,
+  untrained: list[dict[str, float]],
+  name: str,
+) -> str:
+  """Return the main scores with their intervals and baselines."""
+
+  def table(metrics: tuple[str, ...], groups: tuple[str, ...]) -> str:
+    return benchmark.table(
+      tasks,
+      scores,
+      baselines={"untrained": untrained},
+      name=name,
+      metrics=metrics,
+      only=groups,
+    )
+
+  return "\n\n".join(
+    [
+      "Means, one row a group of tasks:",
+      means(tasks, scores),
+      "The six metrics, with 95 % bootstrap intervals:",
+      table((*score.SIX_METRICS, "solved"), _WHOLES),
+      "F1 of what the picture changed; copying the input changes nothing:",
+      table(("image_alignment_changed",), rules.CATEGORIES),
+    ]
+  )
 
 
 def contact_sheet(
@@ -60,7 +93,7 @@ def contact_sheet(
 
 
 def run(model: str, folder: epath.Path, *, seed: int) -> str:
-  """Score a model, write everything about it and return the report."""
+  """Score a model, write everything about it and return the summary."""
   started = time.perf_counter()
   pipeline = pipeline_lib.ParallelPipeline.from_pretrained(model)
   tasks = benchmark.build()
@@ -78,17 +111,20 @@ def run(model: str, folder: epath.Path, *, seed: int) -> str:
   progress.close()
   untrained = evaluate.score_outputs(tasks, blind)
   name = pipeline.variant.name
-  report = "\n\n".join(
-    [
-      f"# {name} on the scenes benchmark",
-      f"{len(tasks)} held-out tasks, sampler seed {seed}.",
-      summary(tasks, scores),
-      benchmark.table(
-        tasks, scores, baselines={"untrained": untrained}, name=name
-      ),
-    ]
+  head = [
+    f"# {name} on the scenes benchmark",
+    f"{len(tasks)} held-out tasks, sampler seed {seed}.",
+    summary(tasks, scores, untrained=untrained, name=name),
+  ]
+  whole = benchmark.table(
+    tasks, scores, baselines={"untrained": untrained}, name=name
   )
-  images.write_atomically(folder / "report.md", f"{report}\n".encode())
+  report = "\n\n".join([*head, "Every score:", whole])
+  for file, text in (
+    ("summary.md", "\n\n".join(head)),
+    ("report.md", report),
+  ):
+    images.write_atomically(folder / file, f"{text}\n".encode())
   rows = [
     {"prompt": t.prompt, "text": o.text, "category": t.category, **s}
     for t, o, s in zip(tasks, outputs, scores, strict=True)
@@ -99,7 +135,7 @@ def run(model: str, folder: epath.Path, *, seed: int) -> str:
   images.save_picture(contact_sheet(tasks, outputs), folder / "samples.png")
   secs = time.perf_counter() - started
   print(f"{secs:.1f} s for twice {len(tasks)} answers", file=sys.stderr)
-  return report
+  return "\n\n".join(head)
 
 
 def define_flags() -> None:

@@ -63,7 +63,7 @@ def make_init(
     init_from: a shipped model or a folder, or None.
     variant: the model to train. Of another variant the blocks and the rows of
       words are taken; rows of picture codes are drawn, for they differ in
-      meaning. A place of the sequence gets the row of its counterpart there,
+      meaning. A place gets the row of its counterpart there,
       and half of its own first row, to tell apart what was one place.
 
   Raises:
@@ -87,9 +87,9 @@ def make_init(
       name: params[name].at[:num_rows].set(other.params[name][:num_rows])
       for name in ("embed", "head")
     }
-    if "positions" in params and not same:
-      theirs = other.params["positions"][counterparts]
-      rows["positions"] = theirs + 0.5 * params["positions"]
+    if "places" in params and not same:
+      theirs = other.params["places"][counterparts]
+      rows["places"] = theirs + 0.5 * params["places"]
     return {**other.params, **rows}
 
   checkpoints.check_shapes(

@@ -68,6 +68,40 @@ class Layout:
     return slice(self.image_len + 4, self.prefix_len)
 
   @functools.cached_property
+  def columns_without_source(self) -> np.ndarray:
+    """int32[P - N - 2]: prefix columns of a sequence without input picture."""
+    span = self.source_span
+    kept = np.r_[0 : span.start, span.stop : self.prefix_len]
+    return kept.astype(np.int32)
+
+  @property
+  def place_grids(self) -> tuple[tuple[int, ...], ...]:
+    """Grids of places: codes, prompt, text, and the four parts."""
+    return (self.grid, (self.prompt_len,), (self.text_len,), (4,))
+
+  @functools.cached_property
+  def places(self) -> np.ndarray:
+    """int32[P + A, 2]: where each token stands, as points of `place_grids`.
+
+    A code stands at its point of the picture, input and output alike, a word
+    at its number in its text; the second column is the part: input picture,
+    prompt, output picture, text. Marks stand at their part alone.
+    """
+    codes = np.arange(self.image_len)
+    prompt = self.image_len + np.arange(self.prompt_len)
+    text = prompt[-1] + 1 + np.arange(self.text_len)
+    source, asked, output, told = text[-1] + 1 + np.arange(4)
+    parts = (
+      ([asked], [asked]),
+      ([source, *codes, source], [source] * (self.image_len + 2)),
+      ([asked, *prompt], [asked] * (self.prompt_len + 1)),
+      ([output, *codes, output], [output] * (self.image_len + 2)),
+      ([told, *text], [told] * (self.text_len + 1)),
+    )
+    columns = np.concatenate([np.stack(part, axis=1) for part in parts])
+    return columns.astype(np.int32)
+
+  @functools.cached_property
   def image_index(self) -> np.ndarray:
     """int32[N]: answer columns of the picture, raster order."""
     return np.arange(1, self.image_len + 1, dtype=np.int32)
@@ -80,35 +114,35 @@ class Layout:
 
 
 def counterparts(layout: Layout, other: Layout) -> np.ndarray:
-  """Map each place of a sequence to the place of `other` with its role.
+  """Map each point of `layout.place_grids` to the one of `other` that it means.
 
-  A picture code maps to the code of the other grid that shows the same part
-  of the picture, the n-th word of a text to the n-th word or the last. From a
-  2x2 grid to a 1x1 grid all four codes map to the one.
+  A code maps to the code of the other grid that shows the same part of the
+  picture, the n-th word of a text to the n-th word or the last. From a 2x2
+  grid to a 1x1 grid all four codes map to the one.
 
   Args:
-    layout: sizes of the sequence, L tokens.
-    other: sizes of the other sequence, L' tokens.
+    layout: sizes of the sequence.
+    other: sizes of the other sequence.
 
   Returns:
-    int32[L], in [0, L').
+    int32[points of all `layout.place_grids`], in the points of `other`'s.
   """
   rows, columns = (
     np.arange(own) * theirs // own
     for own, theirs in zip(layout.grid, other.grid, strict=True)
   )
-  codes = (rows[:, None] * other.grid[1] + columns[None, :]).reshape(-1)
-
-  def words(own: int, theirs: int) -> np.ndarray:
-    return np.minimum(np.arange(own), theirs - 1)
-
-  prompt = words(layout.prompt_len, other.prompt_len)
-  text = words(layout.text_len, other.text_len)
-  after = 2 + other.image_len
-  prefix = np.r_[0, 1, 2 + codes, after, after + 1, after + 2 + prompt]
-  after = 1 + other.image_len
-  answer = np.r_[0, 1 + codes, after, after + 1, after + 2 + text]
-  return np.r_[prefix, other.prefix_len + answer].astype(np.int32)
+  codes = rows[:, None] * other.grid[1] + columns[None, :]
+  prompt = np.minimum(np.arange(layout.prompt_len), other.prompt_len - 1)
+  text = np.minimum(np.arange(layout.text_len), other.text_len - 1)
+  first = other.image_len + other.prompt_len
+  return np.concatenate(
+    [
+      codes.reshape(-1),
+      other.image_len + prompt,
+      first + text,
+      first + other.text_len + np.arange(4),
+    ]
+  ).astype(np.int32)
 
 
 @flax.struct.dataclass
@@ -255,9 +289,8 @@ def drop(
   if text:
     prefix = prefix.at[:, layout.prompt_span].set(vocab.eos_id)
   if image:
-    span = layout.source_span
-    keep = np.r_[0 : span.start, span.stop : layout.prefix_len]
-    prefix, valid = prefix[:, keep], valid[:, keep]
+    kept = layout.columns_without_source
+    prefix, valid = prefix[:, kept], valid[:, kept]
   return Condition(prefix=prefix, valid=valid)
 
 

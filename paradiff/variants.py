@@ -79,8 +79,8 @@ def model_of(variant: Variant) -> model_lib.Model:
     layout=variant.layout,
     vocab=variant.vocab,
     denoiser=model_lib.Denoiser(
-      trunk=lambda params, tokens, valid: transformer_lib.trunk(
-        config, params, tokens, valid_mask=valid
+      trunk=lambda params, tokens, valid, places: transformer_lib.trunk(
+        config, params, tokens, valid_mask=valid, places=places
       ),
       head=functools.partial(transformer_lib.head, config),
     ),
@@ -157,7 +157,7 @@ def _scenes_variant(
       num_heads=4,
       mlp_width=256,
       rope_theta=10_000.0,  # sequences of hundreds, not thousands
-      max_positions=layout.prefix_len + layout.answer_len,
+      place_grids=layout.place_grids,
       scan_unroll=4,  # a fifth faster on a CPU, and four layers compile fast
     ),
     image_tokenizer=image_tokenizer,

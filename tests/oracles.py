@@ -46,15 +46,19 @@ def _rotate(x, theta):
   return out
 
 
-def transformer_logits(config, params, tokens):
-  """Return float64[L, V] for the tokens int[L] of one unpadded sequence."""
+def transformer_logits(config, params, tokens, places=None):
+  """Return float64[L, V] for the tokens int[L] of one unpadded sequence.
+
+  A model with places takes int[L, n] of them.
+  """
 
   def get(x):
     return np.asarray(x, np.float64)
 
   x = get(params["embed"])[np.asarray(tokens)]
-  if config.max_positions:
-    x = x + get(params["positions"])[: len(x)]
+  if config.place_grids:
+    for column in np.transpose(places):
+      x = x + get(params["places"])[column]
   for layer in range(config.num_layers):
     block = {name: get(a[layer]) for name, a in params["blocks"].items()}
     h = _norm(x, block["attn_norm"], config.norm_eps)
@@ -281,11 +285,14 @@ def sft_loss(config, layout, vocab, network, prefix, valid, answer, corrupted):
     for modality, where in places.items():
       first, last = columns[modality]
       hidden = [i for i in where if corrupted[row, i] == vocab.mask_id]
+      if not hidden:
+        continue
       name = getattr(config, f"{modality}_weight")
       weight = row_weight(name, len(hidden), len(where), modality)
       for i in hidden:
         logp = log_softmax(logits[i, first:last])
         sums[modality] -= weight * logp[answer[row, i] - first]
-  text = sums["text"] / (size * layout.text_len)
-  image = sums["image"] / (size * codes)
+  noised = 1.0 - config.clean_text_rate, 1.0 - config.clean_image_rate
+  text = sums["text"] / (size * noised[0] * layout.text_len)
+  image = sums["image"] / (size * noised[1] * codes)
   return config.text_coef * text + config.image_coef * image, text, image

@@ -35,24 +35,44 @@ def test_layout_refuses_empty_parts(change):
     dataclasses.replace(TINY, **change)
 
 
+def test_places_hand_worked():
+  assert TINY.place_grids == ((1, 2), (3,), (4,), (4,))
+  #           codes 0-1, prompt 2-4, text 5-8, parts 9-12
+  expected = [
+    *[[10, 10]],  # task
+    *[[9, 9], [0, 9], [1, 9], [9, 9]],
+    *[[10, 10], [2, 10], [3, 10], [4, 10]],
+    *[[11, 11], [0, 11], [1, 11], [11, 11]],
+    *[[12, 12], [5, 12], [6, 12], [7, 12], [8, 12]],
+  ]
+  np.testing.assert_array_equal(TINY.places, expected)
+  assert TINY.places.dtype == np.int32
+
+
+def test_a_code_has_the_same_place_in_both_pictures():
+  layout = toy.LAYOUT
+  answer = layout.places[layout.prefix_len :]
+  source = layout.places[layout.source_span][1:-1]
+  np.testing.assert_array_equal(answer[layout.image_index, 0], source[:, 0])
+  assert not set(answer[layout.image_index, 1]) & set(source[:, 1])
+
+
 def test_counterparts_hand_worked():
   coarse = layout_lib.Layout(grid=(1, 1), prompt_len=2, text_len=1)
-  # task soi codes eoi bos prompt, then soi codes eoi bos text
-  expected = [0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8, 8, 9, 10, 11, 11, 11, 11]
+  # codes, prompt, text, parts
+  expected = [0, 0, 1, 2, 2, 3, 3, 3, 3, 4, 5, 6, 7]
   np.testing.assert_array_equal(layout_lib.counterparts(TINY, coarse), expected)
   np.testing.assert_array_equal(
-    layout_lib.counterparts(TINY, TINY), np.arange(18)
+    layout_lib.counterparts(TINY, TINY), np.arange(13)
   )
 
 
 def test_counterparts_of_codes_show_the_same_part_of_the_picture():
   fine = layout_lib.Layout(grid=(4, 4), prompt_len=3, text_len=3)
   coarse = dataclasses.replace(fine, grid=(2, 2))
-  places = layout_lib.counterparts(fine, coarse)
-  quarter = [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
-  for first, source in ((2, 2), (fine.prefix_len + 1, coarse.prefix_len + 1)):
-    grid = places[first : first + 16].reshape(4, 4) - source
-    np.testing.assert_array_equal(grid, quarter)
+  points = layout_lib.counterparts(fine, coarse)[:16].reshape(4, 4)
+  quarters = [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
+  np.testing.assert_array_equal(points, quarters)
 
 
 def test_encode_prefix_hand_worked():
@@ -177,10 +197,12 @@ def test_drop_rows_changes_only_the_rows_it_names():
   assert (got.prefix[3][toy.LAYOUT.prompt_span] == toy.VOCAB.eos_id).all()
 
 
+@pytest.mark.parametrize("grids", [(), toy.LAYOUT.place_grids])
 @pytest.mark.parametrize("text", [False, True])
-def test_the_shorter_sequence_gives_the_logits_of_the_masked_one(text):
+def test_the_shorter_sequence_gives_the_logits_of_the_masked_one(text, grids):
   condition, answer = toy.conditions(3), toy.partial_answers(3)
-  model, params = toy.model(), toy.params()
+  config = dataclasses.replace(toy.CONFIG, place_grids=grids)
+  model, params = toy.model(config), toy.params(config)
 
   @jax.jit
   def logits(condition):

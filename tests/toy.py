@@ -51,8 +51,8 @@ def model(config=CONFIG, layout=LAYOUT, vocab=VOCAB):
     layout=layout,
     vocab=vocab,
     denoiser=model_lib.Denoiser(
-      trunk=lambda params, tokens, valid: transformer.trunk(
-        config, params, tokens, valid_mask=valid
+      trunk=lambda params, tokens, valid, places: transformer.trunk(
+        config, params, tokens, valid_mask=valid, places=places
       ),
       head=functools.partial(transformer.head, config),
     ),
@@ -83,7 +83,7 @@ def network(config=CONFIG, seed=0):
 def table_model(layout=LAYOUT, vocab=VOCAB):
   """Return a model whose logits at column l of a sequence are params[l]."""
 
-  def trunk(table, tokens, valid):
+  def trunk(table, tokens, valid, places):
     eye = jnp.eye(table.shape[0], dtype=jnp.float32)[: tokens.shape[1]]
     return jnp.broadcast_to(eye, (*tokens.shape, table.shape[0]))
 

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.image_tokenizer = str(assets / "micro")
   config.init_from = config_dict.placeholder(str)  # None: random weights
   config.seed = 0
-  config.num_steps = 10_000
+  config.num_steps = 8_500
   config.batch_size = 32
   config.data = dict(size=60_000, seed=0)
   config.optim = dict(
@@ -29,13 +29,15 @@ def get_config() -> ml_collections.ConfigDict:
     warmup_steps=200,
     b2=0.98,
     weight_decay=0.01,
-    muon_ratio=10.0,
+    muon_ratio=5.0,  # Muon's 0.01 for the matrices
   )
   config.loss = dict(
     text_weight="inv_t",
     image_weight="one",
     drop_text_rate=0.05,  # half the paper's: a short run
     drop_image_rate=0.05,
+    clean_text_rate=0.3,  # what binds words to places, see diffusion/corrupt.py
+    clean_image_rate=0.15,
   )
   config.log = dict(every=50)
   config.checkpoint = dict(every=1_000, num_kept=2)

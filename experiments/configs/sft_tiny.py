@@ -18,24 +18,27 @@ def get_config() -> ml_collections.ConfigDict:
   config.variant = "tiny"
   assets = importlib.resources.files("paradiff") / "assets"
   config.image_tokenizer = str(assets / "tiny")
-  config.init_from = "micro"  # same words and blocks; codes are new
+  config.init_from = "micro"  # its words, blocks and places; codes are new
   config.seed = 0
-  config.num_steps = 1_800
-  config.batch_size = 64
+  config.num_steps = 3_000
+  config.batch_size = 32
   config.data = dict(size=60_000, seed=0)
   config.optim = dict(
-    learning_rate=2e-3,  # far above the 8B's: a small network, from scratch
-    warmup_steps=200,
+    learning_rate=2e-3,  # far above the 8B's: a small network, new codes
+    warmup_steps=100,
     b2=0.98,
     weight_decay=0.01,
+    muon_ratio=5.0,  # Muon's 0.01 for the matrices
   )
   config.loss = dict(
     text_weight="inv_t",
     image_weight="one",
     drop_text_rate=0.05,  # half the paper's: a short run
     drop_image_rate=0.05,
+    clean_text_rate=0.3,  # what binds words to places, see diffusion/corrupt.py
+    clean_image_rate=0.15,
   )
   config.log = dict(every=50)
   config.checkpoint = dict(every=500, num_kept=2)
-  config.evaluate = dict(every=600, num_tasks=100, num_samples=8)
+  config.evaluate = dict(every=1_500, num_tasks=100, num_samples=8)
   return config

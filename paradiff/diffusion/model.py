@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paradiff import layout as layout_lib
 from paradiff import vocab as vocab_lib
@@ -25,11 +26,12 @@ class Denoiser:
   """A network in two functions.
 
   Attributes:
-    trunk: (params, tokens int32[B, L], valid bool[B, L]) -> float[B, L, D].
+    trunk: (params, tokens int32[B, L], valid bool[B, L], places int32[L, 2])
+      -> float[B, L, D].
     head: (params, hidden, columns=(start, stop)) -> float32 logits.
   """
 
-  trunk: Callable[[Any, jax.Array, jax.Array], jax.Array]
+  trunk: Callable[[Any, jax.Array, jax.Array, np.ndarray], jax.Array]
   head: Head
 
 
@@ -63,19 +65,20 @@ class Model:
     Raises:
       ValueError: if a length is not the layout's.
     """
-    full = self.layout.prefix_len
-    lengths = (full, full - self.layout.image_len - 2)
-    if (
-      answer.shape[1] != self.layout.answer_len
-      or condition.prefix.shape[1] not in lengths
-    ):
+    layout, prefix_len = self.layout, condition.prefix.shape[1]
+    lengths = (layout.prefix_len, len(layout.columns_without_source))
+    if answer.shape[1] != layout.answer_len or prefix_len not in lengths:
       raise ValueError(
-        f"an answer must have {self.layout.answer_len} tokens and a prefix "
+        f"an answer must have {layout.answer_len} tokens and a prefix "
         f"{lengths[0]}, or {lengths[1]} without its picture, got "
-        f"{answer.shape[1]} and {condition.prefix.shape[1]}"
+        f"{answer.shape[1]} and {prefix_len}"
       )
     here = jnp.ones(answer.shape, jnp.bool_)
     tokens = jnp.concatenate([condition.prefix, answer], axis=1)
     valid = jnp.concatenate([condition.valid, here], axis=1)
-    hidden = self.denoiser.trunk(params, tokens, valid)
-    return hidden[:, condition.prefix.shape[1] :]
+    places = layout.places
+    if prefix_len != layout.prefix_len:
+      kept = layout.columns_without_source
+      places = np.r_[places[kept], places[layout.prefix_len :]]
+    hidden = self.denoiser.trunk(params, tokens, valid, places)
+    return hidden[:, prefix_len:]

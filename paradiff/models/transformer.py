@@ -8,6 +8,7 @@ axis and scanned, so compile time does not grow with depth.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,9 +37,10 @@ class TransformerConfig:
     compute_dtype: "float32" or "bfloat16" for activations.
     remat: "none", or "full" to recompute each block in the backward pass.
     scan_unroll: blocks a scan iteration.
-    max_positions: rows of a learned table added to the embeddings; 0 for none,
-      as published. Rotary angles tell distances; a small model that has to
-      name places learns them far sooner when it is told where it is.
+    place_grids: shapes of the grids whose points have learned embeddings, all
+      in one table of as many rows, first grid first; none as published. Rotary
+      angles tell distances; a small model that has to name places learns them
+      far sooner when it is told where it is.
   """
 
   vocab_size: int
@@ -51,16 +53,18 @@ class TransformerConfig:
   compute_dtype: str = "float32"
   remat: str = "none"
   scan_unroll: int = 1
-  max_positions: int = 0
+  place_grids: tuple[tuple[int, ...], ...] = ()
 
   def __post_init__(self) -> None:
     sizes = ("vocab_size", "width", "num_layers", "num_heads", "mlp_width")
     for name in (*sizes, "scan_unroll"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-    if self.max_positions < 0:
+    grids = tuple(tuple(grid) for grid in self.place_grids)  # lists from json
+    object.__setattr__(self, "place_grids", grids)
+    if not all(grid and min(grid) > 0 for grid in grids):
       raise ValueError(
-        f"max_positions must be at least 0, got {self.max_positions}"
+        f"place_grids must have positive sides, got {self.place_grids}"
       )
     if self.width % self.num_heads or (self.width // self.num_heads) % 2:
       raise ValueError(
@@ -80,6 +84,11 @@ class TransformerConfig:
     """Size K of one attention head."""
     return self.width // self.num_heads
 
+  @property
+  def num_places(self) -> int:
+    """Rows of the table of places."""
+    return sum(math.prod(grid) for grid in self.place_grids)
+
 
 def _shapes(config: TransformerConfig) -> dict[str, Any]:
   """Return {name: (shape, logical axes, fan_in or None for gains)}."""
@@ -87,9 +96,9 @@ def _shapes(config: TransformerConfig) -> dict[str, Any]:
   h, k, n = config.num_heads, config.head_size, config.num_layers
   gain = ((n, d), (None, None), None)
   inward = ((n, d, h, k), (None, "embed", "heads", None), d)
-  places = ((config.max_positions, d), (None, "embed"), d)
+  places = ((config.num_places, d), (None, "embed"), d)
   return {
-    **({"positions": places} if config.max_positions else {}),
+    **({"places": places} if config.place_grids else {}),
     "embed": ((v, d), ("vocab", "embed"), d),
     "blocks": {
       "attn_norm": gain,
@@ -127,16 +136,23 @@ def matrix_axes(config: TransformerConfig) -> Params:
   return axes
 
 
-def _sinusoids(num_rows: int, width: int) -> jax.Array:
-  """Return float32[num_rows, width] whose rows have length 1.
+def _waves(grid: tuple[int, ...], width: int) -> np.ndarray:
+  """Return float64[points of the grid, width], rows of length about 1.
 
-  Source: arXiv 1706.03762 section 3.5, with wavelengths up to 2000 pi.
+  Each axis has its share of the width: sines and cosines of the coordinate,
+  with wavelengths from 2 pi to 200 pi.
+
+  Source: arXiv 1706.03762 section 3.5.
   """
-  num_waves = (width + 1) // 2
-  rate = 1000.0 ** -(np.arange(num_waves) / num_waves)
-  angle = np.arange(num_rows)[:, None] * rate
-  waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :width]
-  return jnp.asarray(waves * num_waves**-0.5, jnp.float32)
+  points = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1)
+  parts = []
+  for axis, columns in enumerate(np.array_split(np.arange(width), len(grid))):
+    num_waves = -(-len(columns) // 2)
+    rate = 100.0 ** -(np.arange(num_waves) / num_waves)
+    angle = points[..., axis].reshape(-1, 1) * rate
+    waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    parts.append(waves[:, : len(columns)])
+  return np.concatenate(parts, axis=1) * (2.0 / width) ** 0.5
 
 
 def _is_entry(node: Any) -> bool:
@@ -152,9 +168,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
   """Draw parameters.
 
   Truncated normal at 3 sigma with sigma = 1/sqrt(fan in); the two projections
-  back into the residual stream are divided by sqrt(2 (layer + 1)). The table of
-  positions begins as sinusoids, in which a distance is one linear map wherever
-  it is measured; from random rows each pair of places is learned by itself.
+  back into the residual stream are divided by sqrt(2 (layer + 1)). Places
+  begin as sinusoids of their coordinates, in which a step is one linear map
+  wherever it is made; from random rows each pair is learned by itself.
 
   Args:
     config: the sizes.
@@ -182,8 +198,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
   blocks = params["blocks"]
   blocks["attn_out"] = blocks["attn_out"] / depth[:, None, None, None]
   blocks["down"] = blocks["down"] / depth[:, None, None]
-  if config.max_positions:
-    params["positions"] = _sinusoids(config.max_positions, config.width)
+  if config.place_grids:
+    tables = [_waves(grid, config.width) for grid in config.place_grids]
+    params["places"] = jnp.asarray(np.concatenate(tables), jnp.float32)
   return params
 
 
@@ -223,6 +240,7 @@ def trunk(
   tokens: jax.Array,
   *,
   valid_mask: jax.Array,
+  places: np.ndarray | None = None,
 ) -> jax.Array:
   """Run the blocks and the final norm.
 
@@ -234,9 +252,14 @@ def trunk(
     params: from `init`.
     tokens: int32[B, L], in [0, vocab_size).
     valid_mask: bool[B, L]; rows of invalid tokens hold no meaning.
+    places: int32[L, n], the rows of the table of places that each column of
+      the sequence adds up; for a model without places it has no effect.
 
   Returns:
     Hidden states in the compute dtype, [B, L, D].
+
+  Raises:
+    ValueError: if the model has places and is not told them.
   """
   dtype = jnp.dtype(config.compute_dtype)
   positions = jnp.cumsum(valid_mask.astype(jnp.int32), axis=1) - 1
@@ -245,15 +268,13 @@ def trunk(
   )
   # Gathered before the cast: gradients of a row add up in float32.
   x = params["embed"][tokens].astype(dtype)
-  if config.max_positions:
-    if tokens.shape[1] > config.max_positions:
+  if config.place_grids:
+    if places is None or len(places) != tokens.shape[1]:
       raise ValueError(
-        f"a sequence must have at most {config.max_positions} tokens, got "
-        f"{tokens.shape[1]}"
+        f"places must be given for {tokens.shape[1]} tokens, got "
+        f"{None if places is None else len(places)}"
       )
-    # An invalid token before the first valid one has no place: any will do.
-    places = params["positions"][jnp.maximum(positions, 0)]
-    x = x + places.astype(dtype)
+    x = x + params["places"][places].sum(axis=1).astype(dtype)[None]
   x = sharding.constrain(x, ("batch", None, None))
   apply: Callable[..., jax.Array] = functools.partial(
     _block, config, rope=rope, valid_mask=valid_mask

@@ -7,7 +7,7 @@ system beside copying the input and any other baseline.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -196,6 +196,7 @@ def table(
   baselines: Mapping[str, Scores] | None = None,
   name: str = "model",
   metrics: Sequence[str] = score.METRICS,
+  only: Collection[str] | None = None,
   seed: int = 0,
 ) -> str:
   """Write a Markdown table of a system beside its baselines.
@@ -207,6 +208,7 @@ def table(
       the input comes first in any case.
     name: what to call the system.
     metrics: which of `score.METRICS` to show.
+    only: names of the groups to show; default: all of them.
     seed: of the resamples.
 
   Returns:
@@ -223,7 +225,7 @@ def table(
   header = ["group", "metric", "n", *systems, f"{name} - copy input"]
   rows = [header, ["---"] * len(header)]
   for group, row in summaries[name].items():
-    for metric in metrics:
+    for metric in metrics if only is None or group in only else ():
       rows.append(
         [
           group,

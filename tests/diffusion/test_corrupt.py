@@ -20,12 +20,16 @@ LAYOUTS = [
 ]
 
 
-def _many(layout, batch_size, num_keys, seed=0):
+def _many(layout, batch_size, num_keys, seed=0, **rates):
   """Corrupt one batch under many keys: each field leads with [keys, B]."""
   answer = toy.answers(batch_size, layout=layout)
   keys = jax.random.split(jax.random.key(seed), num_keys)
   run = jax.jit(
-    jax.vmap(lambda key: corrupt.corrupt(layout, answer, mask_id=MASK, key=key))
+    jax.vmap(
+      lambda key: corrupt.corrupt(
+        layout, answer, mask_id=MASK, key=key, **rates
+      )
+    )
   )
   return answer, jax.tree.map(np.asarray, run(keys))
 
@@ -85,6 +89,26 @@ def test_corrupt_hides_exactly_the_share_of_the_time_within_capacity(
   most = (got.text_mask.sum((1, 2)).max(), got.image_mask.sum((1, 2)).max())
   assert most[0] <= text <= batch_size * text_len
   assert most[1] <= image <= batch_size * image_len
+
+
+def test_clean_rows_keep_one_modality_and_lose_the_other_as_ever():
+  _, got = _many(toy.LAYOUT, 8, 2000, clean_text_rate=0.3, clean_image_rate=0.2)
+  text, image = (m.sum(axis=-1) for m in (got.text_mask, got.image_mask))
+  assert not ((text == 0) & (image == 0)).any()
+  # 16,000 rows: a deviation is 0.004.
+  assert abs((text == 0).mean() - 0.3) < 0.02
+  assert abs((image == 0).mean() - 0.2) < 0.02
+  time = got.time.astype(np.float64)
+  for count, share, length in (
+    (text, time, toy.LAYOUT.text_len),
+    (image, np.sin(np.pi / 2 * time), toy.LAYOUT.image_len),
+  ):
+    noised = count > 0
+    np.testing.assert_array_equal(
+      count[noised], np.ceil(share * length - 1e-5)[noised]
+    )
+  # Which rows stay clean has nothing to do with their times.
+  assert abs(time[text == 0].mean() - 0.5) < 0.02
 
 
 def test_capacity_hand_worked():

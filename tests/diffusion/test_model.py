@@ -18,18 +18,25 @@ def test_answer_hidden_is_the_end_of_the_whole_sequence():
   condition, answer = toy.conditions(2), toy.partial_answers(2)
   seen = []
 
-  def trunk(params, tokens, valid):
-    seen.append((np.asarray(tokens), np.asarray(valid)))
+  def trunk(params, tokens, valid, places):
+    seen.append((np.asarray(tokens), np.asarray(valid), places))
     return tokens[..., None]
 
   denoiser = dataclasses.replace(toy.model().denoiser, trunk=trunk)
   model = dataclasses.replace(toy.model(), denoiser=denoiser)
   hidden = model.answer_hidden(None, condition, answer)
   np.testing.assert_array_equal(hidden[..., 0], answer)
-  ((tokens, valid),) = seen
+  short = layout_lib.drop(
+    toy.LAYOUT, toy.VOCAB, condition, text=False, image=True
+  )
+  model.answer_hidden(None, short, answer)
+  (tokens, valid, places), (_, _, short_places) = seen
   np.testing.assert_array_equal(tokens[:, :14], condition.prefix)
   np.testing.assert_array_equal(valid[:, :14], condition.valid)
   assert tokens.shape == (2, 28) and valid[:, 14:].all()
+  # Each token keeps its place where the input picture is cut away.
+  np.testing.assert_array_equal(places, toy.LAYOUT.places)
+  np.testing.assert_array_equal(short_places, np.delete(places, range(1, 9), 0))
 
 
 def test_answer_hidden_takes_both_prefix_lengths():

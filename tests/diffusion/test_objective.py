@@ -30,6 +30,7 @@ WEIGHTED = [
     image_coef=3.0,
   ),
 ]
+CLEAN = dataclasses.replace(BASE, clean_text_rate=0.3, clean_image_rate=0.4)
 _FAST = {"xla_backend_optimization_level": 0}
 KEY = jax.random.key(7)  # drops two prompts and three pictures of eight
 
@@ -61,12 +62,19 @@ def _corrupted(config, condition, answer, key=KEY):
     config, toy.model(), condition, key=key_drop
   )
   noisy = corrupt.corrupt(
-    toy.LAYOUT, answer, mask_id=toy.VOCAB.mask_id, key=key_corrupt
+    toy.LAYOUT,
+    answer,
+    mask_id=toy.VOCAB.mask_id,
+    key=key_corrupt,
+    clean_text_rate=config.clean_text_rate,
+    clean_image_rate=config.clean_image_rate,
   )
   return dropped, noisy
 
 
-@pytest.mark.parametrize("config", WEIGHTED, ids=lambda c: c.image_weight)
+@pytest.mark.parametrize(
+  "config", [*WEIGHTED, CLEAN], ids=["paper", *"123", "clean"]
+)
 def test_sft_loss_equals_the_numpy_oracle(config):
   condition, answer = _batch()
   loss, metrics = _loss(config, toy.params(), condition, answer)
@@ -88,6 +96,14 @@ def test_sft_loss_equals_the_numpy_oracle(config):
   assert metrics["train/loss_image"] == pytest.approx(image, rel=1e-5)
   assert metrics["train/tokens_text"] == noisy.text_mask.sum()
   assert metrics["train/tokens_image"] == noisy.image_mask.sum()
+
+
+def test_a_clean_row_has_no_loss_of_that_modality():
+  _, noisy = _corrupted(CLEAN, *_batch())
+  clean_text = ~np.asarray(noisy.text_mask).any(axis=1)
+  clean_image = ~np.asarray(noisy.image_mask).any(axis=1)
+  assert 0 < clean_text.sum() < SIZE and 0 < clean_image.sum() < SIZE
+  assert not (clean_text & clean_image).any()
 
 
 @functools.partial(jax.jit, compiler_options=_FAST)
@@ -299,6 +315,12 @@ def test_no_array_of_the_gradient_has_the_size_of_all_logits():
     ({"image_weight": ""}, "image_weight must be one of"),
     ({"drop_text_rate": -0.1}, "rates must be at least 0"),
     ({"drop_both_rate": 0.9}, "add up to at most 1"),
+    ({"clean_text_rate": -0.1}, "clean_text_rate and clean_image_rate"),
+    ({"clean_image_rate": 1.0}, "clean_text_rate and clean_image_rate"),
+    (
+      {"clean_text_rate": 0.6, "clean_image_rate": 0.6},
+      "clean_text_rate and clean_image_rate",
+    ),
     ({"chunk_len": 0}, "chunk_len must be positive"),
   ],
   ids=str,

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import runs
 import toy
+import toy_runs as runs
 
 from paradiff import layout as layout_lib
 from paradiff import sharding

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import runs
 import toy
+import toy_runs as runs
 
 from paradiff.diffusion import sampler
 

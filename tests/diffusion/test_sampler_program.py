@@ -5,8 +5,8 @@ import functools
 
 import jax
 import pytest
-import runs
 import toy
+import toy_runs as runs
 
 from paradiff.diffusion import guidance
 from paradiff.diffusion import sampler
@@ -25,8 +25,8 @@ def _large_model():
   model = toy.model(config, toy.LAYOUT, LARGE)
 
   @jax.jit
-  def marked_trunk(params, tokens, valid):
-    return model.denoiser.trunk(params, tokens, valid)
+  def marked_trunk(params, tokens, valid, places):
+    return model.denoiser.trunk(params, tokens, valid, places)
 
   denoiser = dataclasses.replace(model.denoiser, trunk=marked_trunk)
   shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))

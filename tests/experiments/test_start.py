@@ -47,7 +47,7 @@ def _finer(**changes):
     transformer=dataclasses.replace(
       base.transformer,
       vocab_size=base.vocab.text_size + 32,
-      max_positions=layout.prefix_len + layout.answer_len,
+      place_grids=layout.place_grids,
       **changes,
     ),
   )
@@ -81,12 +81,11 @@ def test_another_variant_starts_with_blocks_words_and_places(folder, other):
       got[name][num_words:], drawn[name][num_words:]
     )
   places = layout_lib.counterparts(variant.layout, miniature.VARIANT.layout)
-  rest = got["positions"] - other["positions"][places]
-  np.testing.assert_allclose(rest, 0.5 * drawn["positions"], atol=1e-6)
+  rest = got["places"] - other["places"][places]
+  np.testing.assert_allclose(rest, 0.5 * drawn["places"], atol=1e-6)
   # The four codes of a cell share its place but are told apart.
-  first, second = variant.layout.source_span.start + 1 + np.array([0, 1])
-  assert places[first] == places[second]
-  assert not np.allclose(got["positions"][first], got["positions"][second])
+  assert places[0] == places[1]
+  assert not np.allclose(got["places"][0], got["places"][1])
 
 
 def test_other_sizes_and_missing_models_are_refused_by_name(folder):

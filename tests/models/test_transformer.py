@@ -23,18 +23,21 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "backbone_a.npz"
 
 
 # With a learned table of places, as the small variants have.
-PLACED = dataclasses.replace(toy.CONFIG, max_positions=11)
+PLACED = dataclasses.replace(toy.CONFIG, place_grids=((2, 3), (5,)))
+PLACES = np.random.default_rng(7).integers(0, 11, (11, 2))
 
 
-def _trunk(params, tokens, valid=None, config=toy.CONFIG):
+def _trunk(params, tokens, valid=None, config=toy.CONFIG, places=None):
   tokens = jnp.asarray(tokens)
   valid = jnp.ones(tokens.shape, bool) if valid is None else jnp.asarray(valid)
-  return transformer.trunk(config, params, tokens, valid_mask=valid)
+  return transformer.trunk(
+    config, params, tokens, valid_mask=valid, places=places
+  )
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _logits(params, tokens, valid=None, config=toy.CONFIG):
-  hidden = _trunk(params, tokens, valid, config)
+def _logits(params, tokens, valid=None, config=toy.CONFIG, places=None):
+  hidden = _trunk(params, tokens, valid, config, places)
   return transformer.head(
     config, params, hidden, columns=(0, config.vocab_size)
   )
@@ -95,8 +98,8 @@ def test_logits_equal_the_published_code():
 @pytest.mark.parametrize("config", [toy.CONFIG, PLACED], ids=["", "placed"])
 def test_logits_equal_the_numpy_oracle(config):
   tokens = _tokens((2, 11))
-  got = _logits(toy.params(config), tokens, config=config)
-  expected = [toy.network(config)(row) for row in tokens]
+  got = _logits(toy.params(config), tokens, config=config, places=PLACES)
+  expected = [toy.network(config)(row, places=PLACES) for row in tokens]
   np.testing.assert_allclose(got, expected, rtol=0, atol=5e-5)
 
 
@@ -118,15 +121,18 @@ def test_padded_equals_unpadded(valid, config):
   long[:, keep] = short
   mask = np.broadcast_to(np.array(valid, bool), long.shape)
   params = toy.params(config)
-  padded = np.asarray(_logits(params, long, mask, config))
-  unpadded = _logits(params, short, config=config)
+  places = PLACES[: len(valid)]
+  padded = np.asarray(_logits(params, long, mask, config, places))
+  unpadded = _logits(params, short, config=config, places=places[keep])
   np.testing.assert_allclose(padded[:, keep], unpadded, rtol=0, atol=2e-5)
   assert np.isfinite(padded).all()
 
 
-def test_places_refuse_a_sequence_that_is_too_long():
-  with pytest.raises(ValueError, match="at most 11 tokens, got 12"):
-    _logits(toy.params(PLACED), _tokens((1, 12)), config=PLACED)
+def test_a_model_with_places_must_be_told_them():
+  params = toy.params(PLACED)
+  for places, found in ((None, "None"), (PLACES[:4], "4")):
+    with pytest.raises(ValueError, match=f"for 5 tokens, got {found}"):
+      _logits(params, _tokens((1, 5)), config=PLACED, places=places)
 
 
 def test_rows_with_different_padding_are_independent():
@@ -232,15 +238,21 @@ def test_matrix_axes_cover_every_matrix_of_the_blocks():
       assert (inputs, outputs) == ((1, 2), (3,))
 
 
-def test_positions_begin_with_one_map_for_each_distance():
-  table = transformer.init(PLACED, jax.random.key(0))["positions"]
+def test_places_begin_as_waves_in_which_a_step_looks_the_same_everywhere():
+  table = transformer.init(PLACED, jax.random.key(0))["places"]
   table = np.asarray(table, np.float64)
   np.testing.assert_allclose((table**2).sum(axis=1), 1.0, rtol=1e-5)
-  products = table @ table.T
-  for distance in range(1, len(table)):
-    along = np.diagonal(products, distance)
-    np.testing.assert_allclose(along, along[0], atol=1e-5)
-  assert np.diagonal(products, 1)[0] < 0.99
+  grid = table[:6].reshape(2, 3, -1)
+  down = (grid[0] * grid[1]).sum(axis=-1)
+  right = (grid[:, :2] * grid[:, 1:]).sum(axis=-1)
+  np.testing.assert_allclose(down, down[0], rtol=1e-5)
+  np.testing.assert_allclose(right, right[0, 0], rtol=1e-5)
+  assert (
+    0.5 < down[0] < 0.99 and (grid[:, 0] * grid[:, 2]).sum() < 2 * right[0, 0]
+  )
+  line = table[6:]
+  steps = (line[1:] * line[:-1]).sum(axis=-1)
+  np.testing.assert_allclose(steps, steps[0], rtol=1e-5)
 
 
 def test_init_has_the_published_scale():
@@ -345,7 +357,7 @@ def test_bfloat16_adds_up_embedding_gradients_in_float32():
     ({"num_heads": 16}, "even head sizes"),
     ({"num_heads": 0}, "num_heads must be positive"),
     ({"num_layers": 0}, "num_layers must be positive"),
-    ({"max_positions": -1}, "max_positions must be at least 0"),
+    ({"place_grids": ((2, 0),)}, "place_grids must have positive sides"),
     ({"scan_unroll": 0}, "scan_unroll must be positive"),
     ({"compute_dtype": "float16"}, "compute_dtype must be"),
     ({"remat": "half"}, "remat must be"),

@@ -126,6 +126,17 @@ def test_table_shows_every_system_in_every_row(examples, truth):
   ) in lines
 
 
+def test_table_shows_only_what_is_asked_for(examples, truth):
+  text = benchmark.table(
+    examples, truth, metrics=("solved",), only=("generate", "spatial")
+  )
+  cells = [line.split(" | ")[:3] for line in text.splitlines()[2:]]
+  assert cells == [
+    ["| spatial", "solved", "40"],
+    ["| generate", "solved", "100"],
+  ]
+
+
 def test_missing_scores_are_refused(examples, truth):
   with pytest.raises(ValueError, match="one score an example"):
     benchmark.summarise(examples, truth[:-1])
