@@ -44,6 +44,7 @@ SCENE = world.Scene(
   )
 )
 _CLEAN_QUALITY = 0.8
+_PICTURES_OF_EDITS = ("input.png", "before_after.png")
 PROMPT = "add a small orange square at a2"
 
 
@@ -105,8 +106,10 @@ def write(
   source: np.ndarray | None,
   canvases: list[pipeline_lib.Canvas],
 ) -> None:
-  """Write pictures, text and the GIF of a run."""
+  """Write pictures, text and the GIF of a run; nothing of an earlier stays."""
   last = canvases[-1]
+  for name in _PICTURES_OF_EDITS:
+    (folder / name).unlink(missing_ok=True)
   images.save_picture(last.picture, folder / "output.png")
   if source is not None:
     images.save_picture(source, folder / "input.png")
@@ -157,7 +160,8 @@ def main(argv: list[str]) -> None:
   secs = time.perf_counter() - started
   print(f"prompt     {prompt}")
   print(f"reasoning  {display.text_line(last.words)}")
-  print(f"pictures   {folder}/before_after.png, {folder}/denoising.gif")
+  shown = "output.png" if picture is None else "before_after.png"
+  print(f"pictures   {folder / shown}, {folder / 'denoising.gif'}")
   print(f"{secs:.1f} s in all")
 
 

@@ -26,7 +26,7 @@ from paradiff.diffusion import sampler as sampler_lib
 from paradiff.diffusion import trajectory as trajectory_lib
 from paradiff.models import image_tokenizer
 
-_BLANK_GREY = 236
+_BLANK_GREY = 251  # where nothing is proposed yet
 
 _sample = jax.jit(sampler_lib.sample, static_argnums=(0, 1))
 _advance = jax.jit(sampler_lib.advance, static_argnums=(0, 1))

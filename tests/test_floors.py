@@ -27,6 +27,7 @@ FLOORS = {
   "paradiff.checkpoints": 4,
   "paradiff.metrics": 4,
   "paradiff.pipeline": 4,
+  "paradiff.shipped": 4,
   "paradiff.display": 4,
   "paradiff.drawing": 4,
   "paradiff.gif": 4,

@@ -31,6 +31,7 @@ def test_what_the_user_leaves_out_is_the_demonstration():
 def test_the_demo_writes_what_it_shows(pipeline, tmp_path, capsys, image):
   prompt, picture = sample.request(image, "add a big red star")
   folder = epath.Path(tmp_path)
+  (folder / "before_after.png").write_bytes(b"of an earlier run")
   last = sample.run(pipeline, prompt, picture, seed=1, folder=folder)
   text = (folder / "text.txt").read_text()
   assert text.startswith("add a big red star\n\n")
