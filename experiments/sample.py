@@ -6,7 +6,7 @@
 
 or, with every choice at hand:
 
-  python -m experiments.sample --model=tiny --image=none \
+  python -m experiments.sample --model=micro --image=none \
     --prompt="draw two big blue circles" --seed=3 --output=DIR
 
 `IMAGE` and `PROMPT` are read from the environment, so neither a shell nor a
@@ -33,7 +33,7 @@ from paradiff.scenes import parse_picture
 from paradiff.scenes import render
 from paradiff.scenes import world
 
-# A held-out task whose picture MICRO gets right; its card says how often.
+# A task that the model gets right; its card says how often it does.
 SCENE = world.Scene(
   (
     world.Thing(0, "big", "blue", "triangle"),
@@ -123,9 +123,7 @@ def write(
 
 def define_flags() -> None:
   """Define the flags: late, for modules may share names."""
-  flags.DEFINE_string(
-    "model", "micro", "A shipped model, or a folder with one."
-  )
+  flags.DEFINE_string("model", "tiny", "A shipped model, or a folder with one.")
   flags.DEFINE_string(
     "image",
     None,

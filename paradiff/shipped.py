@@ -4,7 +4,7 @@ import importlib.resources
 
 from etils import epath
 
-SHIPPED = ("micro",)
+SHIPPED = ("micro", "tiny")
 
 
 def find(name_or_folder: str) -> epath.Path:

@@ -1,5 +1,9 @@
 """MICRO: supervised training on the scenes world (arXiv 2511.09611, eq. 2).
 
+On two CPU cores 38 minutes and 3 for the token rows. Result: the model of that
+name in the package; of the edits with one answer 48 % are solved, text and
+picture both right and alike (see its card).
+
   python -m experiments.sft \
     --config=experiments/configs/sft_micro.py --workdir=DIR
 

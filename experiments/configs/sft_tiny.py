@@ -1,5 +1,9 @@
 """TINY: supervised training on the scenes world (arXiv 2511.09611, eq. 2).
 
+On two CPU cores 36 minutes and 5 for the token rows, from MICRO's weights.
+Result: the model of that name in the package; of the edits with one answer
+50 % are solved, text and picture both right and alike (see its card).
+
   python -m experiments.sft \
     --config=experiments/configs/sft_tiny.py --workdir=DIR
 
