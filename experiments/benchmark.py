@@ -111,19 +111,18 @@ def run(model: str, folder: epath.Path, *, seed: int) -> str:
   progress.close()
   untrained = evaluate.score_outputs(tasks, blind)
   name = pipeline.variant.name
-  head = [
-    f"# {name} on the scenes benchmark",
-    f"{len(tasks)} held-out tasks, sampler seed {seed}.",
-    summary(tasks, scores, untrained=untrained, name=name),
-  ]
+  short = "\n\n".join(
+    [
+      f"# {name} on the scenes benchmark",
+      f"{len(tasks)} held-out tasks, sampler seed {seed}.",
+      summary(tasks, scores, untrained=untrained, name=name),
+    ]
+  )
   whole = benchmark.table(
     tasks, scores, baselines={"untrained": untrained}, name=name
   )
-  report = "\n\n".join([*head, "Every score:", whole])
-  for file, text in (
-    ("summary.md", "\n\n".join(head)),
-    ("report.md", report),
-  ):
+  report = f"{short}\n\nEvery score:\n\n{whole}"
+  for file, text in (("summary.md", short), ("report.md", report)):
     images.write_atomically(folder / file, f"{text}\n".encode())
   rows = [
     {"prompt": t.prompt, "text": o.text, "category": t.category, **s}
@@ -135,7 +134,7 @@ def run(model: str, folder: epath.Path, *, seed: int) -> str:
   images.save_picture(contact_sheet(tasks, outputs), folder / "samples.png")
   secs = time.perf_counter() - started
   print(f"{secs:.1f} s for twice {len(tasks)} answers", file=sys.stderr)
-  return "\n\n".join(head)
+  return short
 
 
 def define_flags() -> None:

@@ -63,8 +63,8 @@ def make_init(
     init_from: a shipped model or a folder, or None.
     variant: the model to train. Of another variant the blocks and the rows of
       words are taken; rows of picture codes are drawn, for they differ in
-      meaning. A place gets the row of its counterpart there,
-      and half of its own first row, to tell apart what was one place.
+      meaning. A place gets the row of its counterpart there and half of its
+      own first row, to tell apart what was one place.
 
   Raises:
     FileNotFoundError: if there is no such model.

@@ -102,8 +102,8 @@ def corrupt(
     mask_id: the mask token.
     key: typed PRNG key.
     clean_text_rate: share of rows whose text stays, in [0, 1].
-    clean_image_rate: share of other rows whose picture stays, in [0, 1]; the
-      two add up to at most 1.
+    clean_image_rate: share of rows whose picture stays, in [0, 1]; none of
+      them keeps its text too, so the two add up to at most 1.
   """
   batch_size = answer.shape[0]
   key_time, key_row, key_text, key_image, key_clean = jax.random.split(key, 5)
