@@ -28,10 +28,10 @@ from experiments import options
 from experiments import start
 from experiments import watch
 from paradiff import checkpoints
-from paradiff import layout as layout_lib
 from paradiff import metrics
 from paradiff import optim
 from paradiff import pipeline as pipeline_lib
+from paradiff import sequence as sequence_lib
 from paradiff import sharding
 from paradiff import step as step_lib
 from paradiff import train_state
@@ -156,7 +156,7 @@ def make_loss(
   def loss_fn(
     params: Any, batch: Mapping[str, jax.Array], key: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    condition = layout_lib.Condition(
+    condition = sequence_lib.Condition(
       prefix=batch["prefix"], valid=batch["prefix_valid"]
     )
     return objective.sft_loss(

@@ -9,8 +9,8 @@ from etils import epath
 
 from experiments import common
 from paradiff import checkpoints
-from paradiff import layout as layout_lib
 from paradiff import pipeline as pipeline_lib
+from paradiff import places as places_lib
 from paradiff import variants
 from paradiff.data import text as text_lib
 from paradiff.models import image_tokenizer as image_tokenizer_lib
@@ -79,7 +79,7 @@ def make_init(
     raise ValueError(f"init_from must speak the same words, got {init_from!r}")
   same = other.variant.name == variant.name
   num_rows = variant.vocab.size if same else variant.vocab.text_size
-  counterparts = layout_lib.counterparts(variant.layout, other.variant.layout)
+  counterparts = places_lib.counterparts(variant.layout, other.variant.layout)
 
   def init(key: jax.Array) -> Any:
     params = draw(key)

@@ -122,7 +122,7 @@ def crop_loss(
     The loss, its parts, and the crops' codes float32[B, h, w, code_bits] of
     -1 and 1 at their places in the pictures.
   """
-  pictures = image_tokenizer.to_float(batch["pictures"])
+  pictures = image_tokenizer.to_float(tokenizer, batch["pictures"])
   crops = cut(pictures, side=tokenizer.factor)
   output = image_tokenizer.reconstruct(tokenizer, params, crops)
   pixels = pixel_loss(output.pictures, crops, object_weight=loss.object_weight)
@@ -175,7 +175,7 @@ def whole_loss(
   """
   del key
   total, parts, codes = crop_loss(tokenizer, loss, params, batch)
-  pictures = image_tokenizer.to_float(batch["pictures"])
+  pictures = image_tokenizer.to_float(tokenizer, batch["pictures"])
   latents = image_tokenizer.encode_latents(tokenizer, params, pictures)
   decoded = image_tokenizer.decode_latents(tokenizer, params, codes)
   pixels = pixel_loss(decoded, pictures, object_weight=loss.object_weight)
@@ -198,7 +198,7 @@ def finish_loss(
 ) -> tuple[jax.Array, step.Metrics]:
   """Loss of the last steps: the decoder alone, no gradient in the encoder."""
   del key
-  pictures = image_tokenizer.to_float(batch["pictures"])
+  pictures = image_tokenizer.to_float(tokenizer, batch["pictures"])
   latents = image_tokenizer.encode_latents(tokenizer, params, pictures)
   codes = jax.lax.stop_gradient(magvit2.quantise(latents))
   decoded = image_tokenizer.decode_latents(tokenizer, params, codes)
@@ -223,6 +223,9 @@ def make_stages(
   loss: LossConfig,
 ) -> tuple[Stage, ...]:
   """Return the three stages; the last has an optimiser of its own."""
+  kind = (tokenizer.quantiser, tokenizer.pixel_range)
+  if kind != ("lookup_free", "signed"):  # entropies and canvas assume it
+    raise ValueError(f"tokenizer must be lookup_free and signed, got {kind}")
   codes_config = common.build(optim.OptimConfig, config.optim)
   finish_config = common.build(optim.OptimConfig, config.finish_optim)
   num_codes_steps = codes_config.num_steps

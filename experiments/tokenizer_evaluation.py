@@ -35,10 +35,10 @@ class Evaluation:
 
     @jax.jit
     def autoencode(params: Any, pictures: jax.Array) -> Any:
-      floats = image_tokenizer.to_float(pictures)
+      floats = image_tokenizer.to_float(tokenizer, pictures)
       codes = image_tokenizer.encode(tokenizer, params, floats)
       decoded = image_tokenizer.decode(tokenizer, params, codes)
-      return codes, image_tokenizer.to_uint8(decoded)
+      return codes, image_tokenizer.to_uint8(tokenizer, decoded)
 
     self._autoencode = autoencode
 

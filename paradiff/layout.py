@@ -1,323 +1,230 @@
 """Where prompt, input picture, output picture and text stand in a sequence.
 
-A sequence is a prefix that is given and an answer that is denoised:
+A sequence is a prefix that is given and an answer that is denoised. A layout
+names their parts in order; left to itself it has the order of
+MMaDA-Parallel-M:
 
   prefix  [task] [soi] source codes [eoi] [bos] prompt [eos] padding
   answer  [soi] codes [eoi] [bos] text
 
-which is the order of MMaDA-Parallel-M. Spans are constants of the layout and
-never searched for. A prompt is padded with `eos`, which takes part, so every
-position has a fixed distance to every other; a picture that is absent (no
-input picture, or dropped for guidance) does not take part at all: its columns
-are False in `prefix_valid`, or are cut away where all rows lack it.
+Spans are constants of the layout and never searched for. What is absent (an
+input picture that is not there, or dropped for guidance) does not take part at
+all: its columns are False in `prefix_valid`, or are cut away where all rows
+lack it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from typing import Any
 
-import flax.struct
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from paradiff import vocab as vocab_lib
 
+Grid = tuple[int, int]
+SLOTS = ("task", "source", "prompt", "image", "text")
+PREFIX = ("task", "source", "bos", "prompt")
+ANSWER = ("image", "bos", "text")
+PADDINGS = ("attended", "left_out")
+NULL_SOURCES = ("absent", "zeros")
+
+
+def _tuples(value: Any) -> Any:
+  """Return lists at any depth as tuples."""
+  return (
+    tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+  )
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Static sizes of a sequence.
+  """Static sizes of a sequence and the order of its parts.
+
+  A part is a slot of SLOTS or a mark of the vocabulary by the name of its
+  field, `bos` for `bos_id`. Pictures stand between `soi` and `eoi`.
 
   Attributes:
-    grid: rows and columns of picture codes, input and output alike.
+    grid: rows and columns of the output's codes; None for text alone.
     prompt_len: tokens of the prompt with its `eos` and padding.
-    text_len: tokens of the answer's text with its `eos` and padding.
+    text_len: tokens of the answer's text with its end and padding; 0 for a
+      picture alone.
+    prefix: parts before the answer. The slot `task` holds `edit` where there
+      is an input picture and `generate` where there is none.
+    answer: parts of the answer.
+    source_grids: rows and columns of each input picture; None for one picture
+      of the output's grid.
+    row_ends: whether each row of codes ends with `newline`.
+    prompt_ends: whether a prompt ends with `eos`.
+    padding: "attended" or "left_out", what becomes of the padding of prompts.
+      Attended padding is part of what a model was trained on; padding that is
+      left out gives a prompt the values that it has alone.
+    null_prompt: ids of the prompt where it is dropped.
+    null_source: "absent" or "zeros" (id 0 in place of every code), what a
+      dropped input picture leaves.
+
+  Raises:
+    ValueError: if sizes are not positive or parts contradict each other.
   """
 
-  grid: tuple[int, int]
+  grid: Grid | None
   prompt_len: int
   text_len: int
+  prefix: tuple[str, ...] = PREFIX
+  answer: tuple[str, ...] = ANSWER
+  source_grids: tuple[Grid, ...] | None = None
+  row_ends: bool = False
+  prompt_ends: bool = True
+  padding: str = "attended"
+  null_prompt: tuple[int, ...] = ()
+  null_source: str = "absent"
 
   def __post_init__(self) -> None:
-    if min(*self.grid, self.prompt_len, self.text_len) < 1:
+    for name in ("grid", "prefix", "answer", "source_grids", "null_prompt"):
+      # Lists come from json.
+      object.__setattr__(self, name, _tuples(getattr(self, name)))
+    grids = [*self.sources, *([] if self.grid is None else [self.grid])]
+    sizes = [side for grid in grids for side in grid]
+    if min(*sizes, self.prompt_len, 1) < 1 or self.text_len < 0:
       raise ValueError(f"layout sizes must be positive, got {self}")
+    for name, allowed in (
+      ("padding", PADDINGS),
+      ("null_source", NULL_SOURCES),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
+        )
+    for slot, wanted, parts in (
+      ("image", self.grid is not None, self.answer),
+      ("text", self.text_len > 0, self.answer),
+      ("source", bool(self.sources), self.prefix),
+      ("prompt", True, self.prefix),
+    ):
+      if parts.count(slot) != wanted:
+        raise ValueError(
+          f"the slot {slot!r} must occur {int(wanted)} times, got {self}"
+        )
+    if self.grid is None and self.text_len == 0:
+      raise ValueError(f"an answer must have a picture or a text, got {self}")
+
+  @property
+  def sources(self) -> tuple[Grid, ...]:
+    """Grid of each input picture."""
+    if self.source_grids is not None:
+      return self.source_grids
+    has_one = "source" in self.prefix and self.grid is not None
+    return (self.grid,) if has_one and self.grid is not None else ()
 
   @property
   def image_len(self) -> int:
-    """Codes a picture, N."""
-    return self.grid[0] * self.grid[1]
+    """Codes of the output picture, N."""
+    return 0 if self.grid is None else self.grid[0] * self.grid[1]
 
-  @property
+  def _picture_len(self, grid: Grid) -> int:
+    """Return the tokens of a picture with its marks."""
+    return grid[0] * (grid[1] + self.row_ends) + 2
+
+  def part_len(self, part: str) -> int:
+    """Return the tokens of a part."""
+    match part:
+      case "source":
+        return sum(self._picture_len(grid) for grid in self.sources)
+      case "prompt":
+        return self.prompt_len
+      case "image":
+        return 0 if self.grid is None else self._picture_len(self.grid)
+      case "text":
+        return self.text_len
+      case _:
+        return 1
+
+  def _span(self, slot: str) -> slice:
+    """Return the columns of a slot, within prefix or answer."""
+    start = 0
+    for part in self.prefix if slot in self.prefix else self.answer:
+      if part == slot:
+        return slice(start, start + self.part_len(part))
+      start += self.part_len(part)
+    return slice(0, 0)  # the answer has no such part
+
+  @functools.cached_property
   def prefix_len(self) -> int:
     """Tokens before the answer, P."""
-    return self.image_len + self.prompt_len + 4
+    return sum(map(self.part_len, self.prefix))
 
-  @property
+  @functools.cached_property
   def answer_len(self) -> int:
     """Tokens of the answer, A."""
-    return self.image_len + self.text_len + 3
+    return sum(map(self.part_len, self.answer))
 
-  @property
+  @functools.cached_property
   def source_span(self) -> slice:
-    """Prefix columns of the input picture with its `soi` and `eoi`."""
-    return slice(1, self.image_len + 3)
+    """Prefix columns of the input pictures with their marks."""
+    return self._span("source")
 
-  @property
+  @functools.cached_property
   def prompt_span(self) -> slice:
     """Prefix columns of the prompt with `eos` and padding."""
-    return slice(self.image_len + 4, self.prefix_len)
+    return self._span("prompt")
 
   @functools.cached_property
   def columns_without_source(self) -> np.ndarray:
-    """int32[P - N - 2]: prefix columns of a sequence without input picture."""
+    """int32[n]: prefix columns of a sequence without input picture."""
     span = self.source_span
     kept = np.r_[0 : span.start, span.stop : self.prefix_len]
     return kept.astype(np.int32)
 
-  @property
-  def place_grids(self) -> tuple[tuple[int, ...], ...]:
-    """Grids of places: codes, prompt, text, and the four parts."""
-    return (self.grid, (self.prompt_len,), (self.text_len,), (4,))
+  def _code_index(self, grid: Grid, start: int) -> np.ndarray:
+    """Return int32[codes]: columns of a picture's codes in raster order."""
+    rows = start + 1 + np.arange(grid[0]) * (grid[1] + self.row_ends)
+    columns = rows[:, None] + np.arange(grid[1])[None, :]
+    return columns.reshape(-1).astype(np.int32)
 
   @functools.cached_property
-  def places(self) -> np.ndarray:
-    """int32[P + A, 2]: where each token stands, as points of `place_grids`.
-
-    A code stands at its point of the picture, input and output alike, a word
-    at its number in its text; the second column is the part: input picture,
-    prompt, output picture, text. Marks stand at their part alone.
-    """
-    codes = np.arange(self.image_len)
-    prompt = self.image_len + np.arange(self.prompt_len)
-    text = prompt[-1] + 1 + np.arange(self.text_len)
-    source, asked, output, told = text[-1] + 1 + np.arange(4)
-    parts = (
-      ([asked], [asked]),
-      ([source, *codes, source], [source] * (self.image_len + 2)),
-      ([asked, *prompt], [asked] * (self.prompt_len + 1)),
-      ([output, *codes, output], [output] * (self.image_len + 2)),
-      ([told, *text], [told] * (self.text_len + 1)),
-    )
-    columns = np.concatenate([np.stack(part, axis=1) for part in parts])
-    return columns.astype(np.int32)
+  def source_index(self) -> np.ndarray:
+    """int32[codes]: prefix columns of all input pictures' codes."""
+    start, pieces = self.source_span.start, [np.zeros(0, np.int32)]
+    for grid in self.sources:
+      pieces.append(self._code_index(grid, start))
+      start += self._picture_len(grid)
+    return np.concatenate(pieces)
 
   @functools.cached_property
   def image_index(self) -> np.ndarray:
     """int32[N]: answer columns of the picture, raster order."""
-    return np.arange(1, self.image_len + 1, dtype=np.int32)
+    if self.grid is None:
+      return np.zeros(0, np.int32)
+    return self._code_index(self.grid, self._span("image").start)
 
   @functools.cached_property
   def text_index(self) -> np.ndarray:
     """int32[T]: answer columns of the text."""
-    start = self.image_len + 3
-    return np.arange(start, self.answer_len, dtype=np.int32)
+    span = self._span("text")
+    return np.arange(span.start, span.stop, dtype=np.int32)
+
+  @functools.cached_property
+  def null_prompt_len(self) -> int:
+    """Columns of a dropped prompt: those of its tokens, or all of them."""
+    if self.padding == "attended":
+      return self.prompt_len
+    return len(self.null_prompt) + self.prompt_ends
+
+  def null_prefix_len(self, *, text: bool, image: bool) -> int:
+    """Tokens of the prefix that `sequence.drop` returns."""
+    length = self.prefix_len
+    if text:
+      length += self.null_prompt_len - self.prompt_len
+    if image and self.null_source == "absent":
+      length -= self.source_span.stop - self.source_span.start
+    return length
 
 
-def counterparts(layout: Layout, other: Layout) -> np.ndarray:
-  """Map each point of `layout.place_grids` to the one of `other` that it means.
-
-  A code maps to the code of the other grid that shows the same part of the
-  picture, the n-th word of a text to the n-th word or the last. From a 2x2
-  grid to a 1x1 grid all four codes map to the one.
-
-  Args:
-    layout: sizes of the sequence.
-    other: sizes of the other sequence.
-
-  Returns:
-    int32[points of all `layout.place_grids`], in the points of `other`'s.
-  """
-  rows, columns = (
-    np.arange(own) * theirs // own
-    for own, theirs in zip(layout.grid, other.grid, strict=True)
-  )
-  codes = rows[:, None] * other.grid[1] + columns[None, :]
-  prompt = np.minimum(np.arange(layout.prompt_len), other.prompt_len - 1)
-  text = np.minimum(np.arange(layout.text_len), other.text_len - 1)
-  first = other.image_len + other.prompt_len
-  return np.concatenate(
-    [
-      codes.reshape(-1),
-      other.image_len + prompt,
-      first + text,
-      first + other.text_len + np.arange(4),
-    ]
-  ).astype(np.int32)
-
-
-@flax.struct.dataclass
-class Condition:
-  """What an answer is conditioned on.
-
-  Attributes:
-    prefix: int32[B, P], token ids.
-    valid: bool[B, P], which of them take part.
-  """
-
-  prefix: jax.Array
-  valid: jax.Array
-
-
-def _padded(
-  ids: Sequence[int], *, length: int, vocab: vocab_lib.Vocab, what: str
-) -> list[int]:
-  """Return `ids` + eos + padding, exactly `length` long."""
-  if len(ids) + 1 > length:
-    raise ValueError(
-      f"{what} must have at most {length - 1} tokens, got {len(ids)}"
-    )
-  return [*ids, *[vocab.eos_id] * (length - len(ids))]
-
-
-def _code_tokens(
-  layout: Layout, vocab: vocab_lib.Vocab, codes: np.ndarray
+def picture_tokens(
+  layout: Layout, vocab: vocab_lib.Vocab, grid: Grid, tokens: np.ndarray
 ) -> np.ndarray:
-  codes = np.asarray(codes)
-  if codes.shape != (layout.image_len,):
-    raise ValueError(
-      f"a picture must have {layout.image_len} codes, got {codes.shape=}"
-    )
-  if codes.min() < 0 or codes.max() >= vocab.codebook_size:
-    raise ValueError(
-      f"codes must lie in [0, {vocab.codebook_size}), got "
-      f"{codes.min()} ... {codes.max()}"
-    )
-  return codes + vocab.code_offset
-
-
-def encode_prefix(
-  layout: Layout,
-  vocab: vocab_lib.Vocab,
-  *,
-  prompt_ids: Sequence[int],
-  source_codes: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Build one prefix on the host.
-
-  Args:
-    layout: the sizes.
-    vocab: the ids.
-    prompt_ids: text ids, at most `prompt_len - 1`.
-    source_codes: int[N] in [0, codebook_size), or None to generate from text.
-
-  Returns:
-    prefix int32[P] and prefix_valid bool[P].
-
-  Raises:
-    ValueError: if the prompt is too long or the codes do not fit.
-  """
-  prompt = _padded(
-    prompt_ids, length=layout.prompt_len, vocab=vocab, what="a prompt"
-  )
-  valid = np.ones(layout.prefix_len, np.bool_)
-  if source_codes is None:
-    task = vocab.generate_id
-    picture = np.full(layout.image_len, vocab.mask_id)
-    valid[layout.source_span] = False
-  else:
-    task = vocab.edit_id
-    picture = _code_tokens(layout, vocab, source_codes)
-  prefix = np.concatenate(
-    [[task, vocab.soi_id], picture, [vocab.eoi_id, vocab.bos_id], prompt]
-  )
-  return prefix.astype(np.int32), valid
-
-
-def encode_answer(
-  layout: Layout,
-  vocab: vocab_lib.Vocab,
-  *,
-  text_ids: Sequence[int] | None = None,
-  codes: np.ndarray | None = None,
-) -> np.ndarray:
-  """Build one answer on the host: int32[A], mask tokens where not given.
-
-  Args:
-    layout: the sizes.
-    vocab: the ids.
-    text_ids: at most `text_len - 1` text ids, or None for masks.
-    codes: int[N] in [0, codebook_size), or None for masks.
-
-  Raises:
-    ValueError: if the text is too long or the codes do not fit.
-  """
-  answer = np.full(layout.answer_len, vocab.mask_id, np.int32)
-  answer[0] = vocab.soi_id
-  answer[layout.image_len + 1] = vocab.eoi_id
-  answer[layout.image_len + 2] = vocab.bos_id
-  if codes is not None:
-    answer[layout.image_index] = _code_tokens(layout, vocab, codes)
-  if text_ids is not None:
-    answer[layout.text_index] = _padded(
-      text_ids, length=layout.text_len, vocab=vocab, what="a text"
-    )
-  return answer
-
-
-def text_of(
-  layout: Layout, vocab: vocab_lib.Vocab, answer: np.ndarray
-) -> list[int]:
-  """Return the ids of the answer's text before its first `eos`."""
-  ids = [int(i) for i in np.asarray(answer)[layout.text_index]]
-  return ids[: ids.index(vocab.eos_id)] if vocab.eos_id in ids else ids
-
-
-def drop(
-  layout: Layout,
-  vocab: vocab_lib.Vocab,
-  condition: Condition,
-  *,
-  text: bool,
-  image: bool,
-) -> Condition:
-  """Return the unconditional prefix of every row: a true one, not a patch.
-
-  Without its picture the sequence is shorter and the answer moves up, as it
-  does for a prompt that never had a picture.
-
-  Args:
-    layout: the sizes.
-    vocab: the ids.
-    condition: prefix int32[B, P].
-    text: leave the prompt out ([bos][eos] and padding remain).
-    image: leave the input picture out.
-
-  Returns:
-    Prefix int32[B, P'] with P' = P, or P - N - 2 without the picture.
-  """
-  prefix, valid = condition.prefix, condition.valid
-  if text:
-    prefix = prefix.at[:, layout.prompt_span].set(vocab.eos_id)
-  if image:
-    kept = layout.columns_without_source
-    prefix, valid = prefix[:, kept], valid[:, kept]
-  return Condition(prefix=prefix, valid=valid)
-
-
-def drop_rows(
-  layout: Layout,
-  vocab: vocab_lib.Vocab,
-  condition: Condition,
-  *,
-  text: jax.Array,
-  image: jax.Array,
-) -> Condition:
-  """Drop conditions row by row, for training; the shape stays.
-
-  Args:
-    layout: the sizes.
-    vocab: the ids.
-    condition: prefix int32[B, P].
-    text: bool[B], rows that lose their prompt.
-    image: bool[B], rows that lose their input picture.
-  """
-  column = np.zeros(layout.prefix_len, np.bool_)
-  column[layout.prompt_span] = True
-  in_prompt = text[:, None] & jnp.asarray(column)[None, :]
-  column = np.zeros(layout.prefix_len, np.bool_)
-  column[layout.source_span] = True
-  in_image = image[:, None] & jnp.asarray(column)[None, :]
-  return Condition(
-    prefix=jnp.where(in_prompt, vocab.eos_id, condition.prefix),
-    valid=condition.valid & ~in_image,
-  )
+  """Frame the tokens int[rows * columns] of a picture with its marks."""
+  rows = np.asarray(tokens).reshape(grid)
+  if layout.row_ends:
+    ends = np.full((grid[0], 1), vocab.id_of("newline"))
+    rows = np.concatenate([rows, ends], axis=1)
+  return np.concatenate([[vocab.soi_id], rows.reshape(-1), [vocab.eoi_id]])

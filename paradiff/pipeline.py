@@ -17,12 +17,13 @@ import numpy as np
 from etils import epath
 
 from paradiff import checkpoints
-from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import shipped
 from paradiff import variants
 from paradiff.data import images
 from paradiff.data import text as text_lib
 from paradiff.diffusion import sampler as sampler_lib
+from paradiff.diffusion import settings
 from paradiff.diffusion import trajectory as trajectory_lib
 from paradiff.models import image_tokenizer
 
@@ -37,7 +38,7 @@ _start = jax.jit(sampler_lib.start, static_argnums=(0, 1))
 def _encode(
   config: image_tokenizer.ImageTokenizerConfig, params: Any, pictures: Any
 ) -> jax.Array:
-  floats = image_tokenizer.to_float(pictures)
+  floats = image_tokenizer.to_float(config, pictures)
   return image_tokenizer.encode(config, params, floats)
 
 
@@ -46,7 +47,7 @@ def _decode(
   config: image_tokenizer.ImageTokenizerConfig, params: Any, codes: Any
 ) -> jax.Array:
   floats = image_tokenizer.decode(config, params, codes)
-  return image_tokenizer.to_uint8(floats)
+  return image_tokenizer.to_uint8(config, floats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ class ParallelPipeline:
 
   def condition(
     self, prompts: Sequence[str], pictures: Sequence[Any | None]
-  ) -> layout_lib.Condition:
+  ) -> sequence_lib.Condition:
     """Build the prefixes of a batch.
 
     Args:
@@ -200,7 +201,7 @@ class ParallelPipeline:
     filled = np.stack([blank if p is None else p for p in loaded])
     codes = self.encode_pictures(filled)
     rows = [
-      layout_lib.encode_prefix(
+      sequence_lib.encode_prefix(
         layout,
         vocab,
         prompt_ids=prompt_ids,
@@ -209,20 +210,20 @@ class ParallelPipeline:
       for prompt_ids, picture, row in zip(ids, loaded, codes, strict=True)
     ]
     prefix, valid = zip(*rows, strict=True)
-    return layout_lib.Condition(
+    return sequence_lib.Condition(
       prefix=jnp.asarray(np.stack(prefix)), valid=jnp.asarray(np.stack(valid))
     )
 
   def _blank(self, batch_size: int) -> jax.Array:
-    answer = layout_lib.encode_answer(self.variant.layout, self.variant.vocab)
+    answer = sequence_lib.encode_answer(self.variant.layout, self.variant.vocab)
     return jnp.asarray(np.tile(answer, (batch_size, 1)))
 
   def sample(
     self,
-    condition: layout_lib.Condition,
+    condition: sequence_lib.Condition,
     *,
     seed: int = 0,
-    config: sampler_lib.SamplerConfig | None = None,
+    config: settings.SamplerConfig | None = None,
   ) -> trajectory_lib.Trajectory:
     """Denoise one answer a row of `condition`."""
     return _sample(
@@ -242,7 +243,7 @@ class ParallelPipeline:
     return [
       Output(
         text=self.text_tokenizer.decode(
-          layout_lib.text_of(layout, vocab, answer)
+          sequence_lib.text_of(layout, vocab, answer)
         ),
         picture=picture,
       )
@@ -261,7 +262,7 @@ class ParallelPipeline:
     pictures: Sequence[Any | None],
     *,
     seed: int = 0,
-    config: sampler_lib.SamplerConfig | None = None,
+    config: settings.SamplerConfig | None = None,
   ) -> list[Output]:
     """Answer a batch; see `condition` for the arguments and errors."""
     condition = self.condition(prompts, pictures)
@@ -274,7 +275,7 @@ class ParallelPipeline:
     picture: Any,
     *,
     seed: int = 0,
-    config: sampler_lib.SamplerConfig | None = None,
+    config: settings.SamplerConfig | None = None,
   ) -> Output:
     """Edit one picture by an instruction."""
     return self([prompt], [picture], seed=seed, config=config)[0]
@@ -284,7 +285,7 @@ class ParallelPipeline:
     prompt: str,
     *,
     seed: int = 0,
-    config: sampler_lib.SamplerConfig | None = None,
+    config: settings.SamplerConfig | None = None,
   ) -> Output:
     """Make one picture from words."""
     return self([prompt], [None], seed=seed, config=config)[0]
@@ -295,7 +296,7 @@ class ParallelPipeline:
     picture: Any | None,
     *,
     seed: int = 0,
-    config: sampler_lib.SamplerConfig | None = None,
+    config: settings.SamplerConfig | None = None,
     stride: int = 1,
   ) -> Iterator[Canvas]:
     """Yield the canvas every `stride` active steps, up to `edit`'s answer."""
@@ -323,7 +324,7 @@ class ParallelPipeline:
     tokens, predicted = np.asarray(state.tokens), np.asarray(state.predicted)
     words = tuple(
       None if i == vocab.mask_id else self.text_tokenizer.decode([i])
-      for i in layout_lib.text_of(layout, vocab, tokens[0])
+      for i in sequence_lib.text_of(layout, vocab, tokens[0])
     )
     masked = tokens[0, layout.image_index] == vocab.mask_id
     picture = self.decode_codes(self._codes(predicted))[0]

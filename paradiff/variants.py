@@ -6,17 +6,18 @@ same words; MICRO has one picture code a cell, TINY four.
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from paradiff import layout as layout_lib
+from paradiff import places
 from paradiff import vocab as vocab_lib
 from paradiff.data import text
-from paradiff.diffusion import guidance
 from paradiff.diffusion import model as model_lib
-from paradiff.diffusion import sampler as sampler_lib
+from paradiff.diffusion import settings
 from paradiff.models import image_tokenizer as image_tokenizer_lib
 from paradiff.models import transformer as transformer_lib
 from paradiff.scenes import grammar
@@ -33,6 +34,7 @@ class Variant:
     vocab: the ids.
     layout: where things stand in a sequence.
     sampler: default sampler settings.
+    reference_sampler: those of the published program, if there is one.
 
   Raises:
     ValueError: if the parts contradict each other.
@@ -43,7 +45,8 @@ class Variant:
   image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig
   vocab: vocab_lib.Vocab
   layout: layout_lib.Layout
-  sampler: sampler_lib.SamplerConfig
+  sampler: settings.SamplerConfig
+  reference_sampler: settings.SamplerConfig | None = None
 
   def __post_init__(self) -> None:
     pairs = (
@@ -92,6 +95,20 @@ def to_dict(variant: Variant) -> dict[str, Any]:
   return dataclasses.asdict(variant)
 
 
+def _build(kind: Any, data: Any) -> Any:
+  """Rebuild nested frozen dataclasses from plain data, by their types."""
+  if dataclasses.is_dataclass(kind) and isinstance(data, Mapping):
+    types = typing.get_type_hints(kind)
+    fields = {
+      name: _build(types.get(name), value) for name, value in data.items()
+    }
+    return kind(**fields)  # type: ignore[operator]
+  parts = [part for part in typing.get_args(kind) if part is not type(None)]
+  if isinstance(data, list | tuple):
+    return tuple(_build(parts[0] if parts else None, item) for item in data)
+  return _build(parts[0], data) if parts and data is not None else data
+
+
 def from_dict(data: Mapping[str, Any]) -> Variant:
   """Rebuild a variant from `to_dict`'s data.
 
@@ -99,21 +116,8 @@ def from_dict(data: Mapping[str, Any]) -> Variant:
     ValueError: if a part or a field is missing or unknown, naming it.
   """
   try:
-    sampler = dict(data["sampler"])
-    for name in ("text_guidance", "image_guidance"):
-      sampler[name] = guidance.Guidance(**sampler[name])
-    layout = dict(data["layout"])
-    layout["grid"] = tuple(layout["grid"])
-    return Variant(
-      name=data["name"],
-      transformer=transformer_lib.TransformerConfig(**data["transformer"]),
-      image_tokenizer=image_tokenizer_lib.ImageTokenizerConfig(
-        **data["image_tokenizer"]
-      ),
-      vocab=vocab_lib.Vocab(**data["vocab"]),
-      layout=layout_lib.Layout(**layout),
-      sampler=sampler_lib.SamplerConfig(**sampler),
-    )
+    variant: Variant = _build(Variant, data)
+    return variant
   except (KeyError, TypeError) as error:
     raise ValueError(
       f"a variant must have the fields of {Variant.__name__}, got {error}"
@@ -142,7 +146,7 @@ def _scenes_vocab(code_bits: int) -> vocab_lib.Vocab:
 def _scenes_variant(
   name: str,
   image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig,
-  sampler: sampler_lib.SamplerConfig,
+  sampler: settings.SamplerConfig,
 ) -> Variant:
   """Return a small variant over the scenes world."""
   vocab = _scenes_vocab(image_tokenizer.code_bits)
@@ -157,7 +161,7 @@ def _scenes_variant(
       num_heads=4,
       mlp_width=256,
       rope_theta=10_000.0,  # sequences of hundreds, not thousands
-      place_grids=layout.place_grids,
+      place_grids=places.grids(layout),
       scan_unroll=4,  # a fifth faster on a CPU, and four layers compile fast
     ),
     image_tokenizer=image_tokenizer,
@@ -198,7 +202,7 @@ def _small_tokenizer(
 
 # Chosen on tasks apart from the benchmark's: one word a step, and the text
 # leads. Words that are free together and committed together disagree.
-_SCENES_SAMPLER = sampler_lib.SamplerConfig(
+_SCENES_SAMPLER = settings.SamplerConfig(
   num_steps=64, text_end_rate=0.75, end_penalty=3.0
 )
 MICRO = _scenes_variant(

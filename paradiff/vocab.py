@@ -29,6 +29,15 @@ class Vocab:
     eoi_id: ends a picture.
     edit_id: task token of editing.
     generate_id: task token of text-to-picture generation.
+    describe_id: task token of questions about a picture.
+    newline_id: ends a row of picture codes.
+    prompt_end_id: ends the prompt, behind its pictures.
+    answer_start_id: begins an answer.
+    answer_end_id: ends an answer.
+    null_id: stands for a prompt that is left out.
+
+  Of the tokens behind `eoi_id` a model has those of its sequences; the others
+  are None.
 
   Raises:
     ValueError: if the ranges overlap, overrun `size`, a special id is not a
@@ -44,8 +53,14 @@ class Vocab:
   eos_id: int
   soi_id: int
   eoi_id: int
-  edit_id: int
-  generate_id: int
+  edit_id: int | None = None
+  generate_id: int | None = None
+  describe_id: int | None = None
+  newline_id: int | None = None
+  prompt_end_id: int | None = None
+  answer_start_id: int | None = None
+  answer_end_id: int | None = None
+  null_id: int | None = None
 
   def __post_init__(self) -> None:
     end = self.code_offset + self.codebook_size
@@ -65,12 +80,13 @@ class Vocab:
 
   @property
   def special_ids(self) -> dict[str, int]:
-    """The special ids by field name."""
-    return {
+    """The special ids that the model has, by field name."""
+    ids = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
       if field.name.endswith("_id")
     }
+    return {name: value for name, value in ids.items() if value is not None}
 
   @property
   def text_columns(self) -> tuple[int, int]:
@@ -83,9 +99,29 @@ class Vocab:
     return (self.code_offset, self.code_offset + self.codebook_size)
 
   @property
+  def end_ids(self) -> tuple[int, ...]:
+    """Ids that end a text: `eos_id`, and `answer_end_id` where there is one."""
+    end = self.answer_end_id
+    return (self.eos_id,) if end is None else (self.eos_id, end)
+
+  @property
   def suppressed_text_ids(self) -> tuple[int, ...]:
-    """Text ids that an answer never holds: every special id but `eos_id`."""
-    return tuple(sorted(set(self.special_ids.values()) - {self.eos_id}))
+    """Text ids that an answer never holds: special ones that end no text."""
+    return tuple(sorted(set(self.special_ids.values()) - set(self.end_ids)))
+
+  def id_of(self, mark: str) -> int:
+    """Return the id of a mark, `mark` being a field's name without `_id`.
+
+    Raises:
+      ValueError: if the model has no such mark.
+    """
+    value = self.special_ids.get(f"{mark}_id")
+    if value is None:
+      raise ValueError(
+        f"a mark must be one of {sorted(self.special_ids)} without _id, got "
+        f"{mark!r}"
+      )
+    return value
 
   def code_to_token(self, codes: Ids) -> Ids:
     """Map picture codes to token ids."""

@@ -7,7 +7,7 @@ import jax
 from paradiff import pipeline as pipeline_lib
 from paradiff import variants
 from paradiff.data import text
-from paradiff.diffusion import sampler
+from paradiff.diffusion import settings
 from paradiff.scenes import grammar
 
 VARIANT = dataclasses.replace(
@@ -26,7 +26,7 @@ VARIANT = dataclasses.replace(
     encoder_multipliers=(1, 1, 1, 1, 1),
     decoder_multipliers=(1, 1, 1, 1, 1),
   ),
-  sampler=sampler.SamplerConfig(num_steps=12, num_image_steps=6),
+  sampler=settings.SamplerConfig(num_steps=12, num_image_steps=6),
 )
 
 

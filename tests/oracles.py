@@ -148,7 +148,7 @@ def sample_row(config, layout, vocab, network, prefix, valid, answer, noise):
     valid: bool[P].
     answer: int[A].
     noise: for each step a dict of float[T] or float[N]: text, image uniform
-      draws, text_gumbel, image_gumbel.
+      draws, text_confidence, image_confidence.
 
   Returns:
     tokens int[A], commit_step int[A], commit_logp float64[A].
@@ -202,7 +202,9 @@ def sample_row(config, layout, vocab, network, prefix, valid, answer, noise):
         proposal[i], logp[i], confidence[i] = _propose(
           row, config.text_temperature, draws["text"][place]
         )
-        confidence[i] += config.text_noise * fade * draws["text_gumbel"][place]
+        confidence[i] += (
+          config.text_noise * fade * draws["text_confidence"][place]
+        )
         if ends and ends[0] < i:
           proposal[i], logp[i], confidence[i] = vocab.eos_id, 0.0, 1e9
       for i in _surest(left, confidence, len(left) - keep):
@@ -224,7 +226,7 @@ def sample_row(config, layout, vocab, network, prefix, valid, answer, noise):
           draws["image"][place],
         )
         confidence[i] += (
-          config.image_noise * fade * draws["image_gumbel"][place]
+          config.image_noise * fade * draws["image_confidence"][place]
         )
       for i in _surest(left, confidence, len(left) - keep):
         commits.append((i, proposal[i] + first, logp[i]))

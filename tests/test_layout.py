@@ -8,6 +8,8 @@ import pytest
 import toy
 
 from paradiff import layout as layout_lib
+from paradiff import places as places_lib
+from paradiff import sequence as sequence_lib
 
 TINY = layout_lib.Layout(grid=(1, 2), prompt_len=3, text_len=4)
 BAD_CODES = [
@@ -36,7 +38,7 @@ def test_layout_refuses_empty_parts(change):
 
 
 def test_places_hand_worked():
-  assert TINY.place_grids == ((1, 2), (3,), (4,), (4,))
+  assert places_lib.grids(TINY) == ((1, 2), (3,), (4,), (4,))
   #           codes 0-1, prompt 2-4, text 5-8, parts 9-12
   expected = [
     *[[10, 10]],  # task
@@ -45,14 +47,15 @@ def test_places_hand_worked():
     *[[11, 11], [0, 11], [1, 11], [11, 11]],
     *[[12, 12], [5, 12], [6, 12], [7, 12], [8, 12]],
   ]
-  np.testing.assert_array_equal(TINY.places, expected)
-  assert TINY.places.dtype == np.int32
+  np.testing.assert_array_equal(places_lib.points(TINY), expected)
+  assert places_lib.points(TINY).dtype == np.int32
 
 
 def test_a_code_has_the_same_place_in_both_pictures():
   layout = toy.LAYOUT
-  answer = layout.places[layout.prefix_len :]
-  source = layout.places[layout.source_span][1:-1]
+  points = places_lib.points(layout)
+  answer = points[layout.prefix_len :]
+  source = points[layout.source_span][1:-1]
   np.testing.assert_array_equal(answer[layout.image_index, 0], source[:, 0])
   assert not set(answer[layout.image_index, 1]) & set(source[:, 1])
 
@@ -61,22 +64,22 @@ def test_counterparts_hand_worked():
   coarse = layout_lib.Layout(grid=(1, 1), prompt_len=2, text_len=1)
   # codes, prompt, text, parts
   expected = [0, 0, 1, 2, 2, 3, 3, 3, 3, 4, 5, 6, 7]
-  np.testing.assert_array_equal(layout_lib.counterparts(TINY, coarse), expected)
+  np.testing.assert_array_equal(places_lib.counterparts(TINY, coarse), expected)
   np.testing.assert_array_equal(
-    layout_lib.counterparts(TINY, TINY), np.arange(13)
+    places_lib.counterparts(TINY, TINY), np.arange(13)
   )
 
 
 def test_counterparts_of_codes_show_the_same_part_of_the_picture():
   fine = layout_lib.Layout(grid=(4, 4), prompt_len=3, text_len=3)
   coarse = dataclasses.replace(fine, grid=(2, 2))
-  points = layout_lib.counterparts(fine, coarse)[:16].reshape(4, 4)
+  points = places_lib.counterparts(fine, coarse)[:16].reshape(4, 4)
   quarters = [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
   np.testing.assert_array_equal(points, quarters)
 
 
 def test_encode_prefix_hand_worked():
-  prefix, valid = layout_lib.encode_prefix(
+  prefix, valid = sequence_lib.encode_prefix(
     TINY, toy.VOCAB, prompt_ids=[9], source_codes=np.array([0, 15])
   )
   assert (prefix.dtype, valid.dtype) == (np.int32, np.bool_)
@@ -86,7 +89,7 @@ def test_encode_prefix_hand_worked():
 
 
 def test_encode_prefix_without_a_picture_hand_worked():
-  prefix, valid = layout_lib.encode_prefix(
+  prefix, valid = sequence_lib.encode_prefix(
     TINY, toy.VOCAB, prompt_ids=[9, 8], source_codes=None
   )
   np.testing.assert_array_equal(valid, [1, 0, 0, 0, 0, 1, 1, 1, 1])
@@ -95,7 +98,7 @@ def test_encode_prefix_without_a_picture_hand_worked():
 
 def test_encode_answer_hand_worked():
   def encode(**given):
-    return layout_lib.encode_answer(TINY, toy.VOCAB, **given)
+    return sequence_lib.encode_answer(TINY, toy.VOCAB, **given)
 
   np.testing.assert_array_equal(encode(), [0, 3, 3, 4, 1, 3, 3, 3, 3])
   np.testing.assert_array_equal(
@@ -111,24 +114,26 @@ def test_encode_answer_hand_worked():
 
 
 def test_overlong_prompt_and_text_errors_name_both_numbers():
-  layout_lib.encode_prefix(
+  sequence_lib.encode_prefix(
     TINY, toy.VOCAB, prompt_ids=[9] * 2, source_codes=None
   )
   with pytest.raises(ValueError, match="prompt must .* 2 tokens, got 3"):
-    layout_lib.encode_prefix(
+    sequence_lib.encode_prefix(
       TINY, toy.VOCAB, prompt_ids=[9] * 3, source_codes=None
     )
-  layout_lib.encode_answer(TINY, toy.VOCAB, text_ids=[9] * 3)
+  sequence_lib.encode_answer(TINY, toy.VOCAB, text_ids=[9] * 3)
   with pytest.raises(ValueError, match="text must .* 3 tokens, got 4"):
-    layout_lib.encode_answer(TINY, toy.VOCAB, text_ids=[9] * 4)
+    sequence_lib.encode_answer(TINY, toy.VOCAB, text_ids=[9] * 4)
 
 
 @pytest.mark.parametrize("codes", BAD_CODES, ids=str)
 def test_codes_that_do_not_fit_are_refused(codes):
   with pytest.raises(ValueError, match="must"):
-    layout_lib.encode_answer(TINY, toy.VOCAB, codes=codes)
+    sequence_lib.encode_answer(TINY, toy.VOCAB, codes=codes)
   with pytest.raises(ValueError, match="must"):
-    layout_lib.encode_prefix(TINY, toy.VOCAB, prompt_ids=[], source_codes=codes)
+    sequence_lib.encode_prefix(
+      TINY, toy.VOCAB, prompt_ids=[], source_codes=codes
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,12 +147,12 @@ def test_codes_that_do_not_fit_are_refused(codes):
 )
 def test_text_of_cuts_at_the_first_end(text, expected):
   answer = np.array([0, 24, 24, 4, 1, *text])
-  assert layout_lib.text_of(TINY, toy.VOCAB, answer) == expected
+  assert sequence_lib.text_of(TINY, toy.VOCAB, answer) == expected
 
 
 def test_text_round_trips_through_an_answer():
-  answer = layout_lib.encode_answer(TINY, toy.VOCAB, text_ids=[9, 8])
-  assert layout_lib.text_of(TINY, toy.VOCAB, answer) == [9, 8]
+  answer = sequence_lib.encode_answer(TINY, toy.VOCAB, text_ids=[9, 8])
+  assert sequence_lib.text_of(TINY, toy.VOCAB, answer) == [9, 8]
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -156,10 +161,10 @@ def test_drop_leaves_exactly_the_tokens_of_the_unconditional_sequence(
   text, image
 ):
   condition = toy.conditions(6)
-  dropped = layout_lib.drop(
+  dropped = sequence_lib.drop(
     toy.LAYOUT, toy.VOCAB, condition, text=text, image=image
   )
-  rows = layout_lib.drop_rows(
+  rows = sequence_lib.drop_rows(
     toy.LAYOUT,
     toy.VOCAB,
     condition,
@@ -186,7 +191,7 @@ def test_drop_rows_changes_only_the_rows_it_names():
   condition = toy.conditions(4)
   text = jnp.array([False, True, False, True])
   image = jnp.array([False, False, True, True])
-  got = layout_lib.drop_rows(
+  got = sequence_lib.drop_rows(
     toy.LAYOUT, toy.VOCAB, condition, text=text, image=image
   )
   assert (got.prefix[0] == condition.prefix[0]).all()
@@ -197,7 +202,7 @@ def test_drop_rows_changes_only_the_rows_it_names():
   assert (got.prefix[3][toy.LAYOUT.prompt_span] == toy.VOCAB.eos_id).all()
 
 
-@pytest.mark.parametrize("grids", [(), toy.LAYOUT.place_grids])
+@pytest.mark.parametrize("grids", [(), places_lib.grids(toy.LAYOUT)])
 @pytest.mark.parametrize("text", [False, True])
 def test_the_shorter_sequence_gives_the_logits_of_the_masked_one(text, grids):
   condition, answer = toy.conditions(3), toy.partial_answers(3)
@@ -210,10 +215,10 @@ def test_the_shorter_sequence_gives_the_logits_of_the_masked_one(text, grids):
     return model.denoiser.head(params, hidden, columns=(0, toy.VOCAB.size))
 
   short = logits(
-    layout_lib.drop(toy.LAYOUT, toy.VOCAB, condition, text=text, image=True)
+    sequence_lib.drop(toy.LAYOUT, toy.VOCAB, condition, text=text, image=True)
   )
   masked = logits(
-    layout_lib.drop_rows(
+    sequence_lib.drop_rows(
       toy.LAYOUT,
       toy.VOCAB,
       condition,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paradiff import pipeline as pipeline_lib
-from paradiff.diffusion import sampler
+from paradiff.diffusion import settings
 from paradiff.scenes import render
 from paradiff.scenes import world
 
@@ -33,7 +33,7 @@ def test_save_and_load_give_the_same_answer(pipeline, tmp_path):
 @pytest.mark.parametrize("stride", [1, 5, 100])
 def test_stream_ends_with_the_answer_of_edit(pipeline, stride):
   picture = render.render(SCENE)
-  config = sampler.SamplerConfig(
+  config = settings.SamplerConfig(
     num_steps=12,
     num_image_steps=6,
     text_temperature=1.0,

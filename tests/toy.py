@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 
 from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import sharding
 from paradiff import vocab as vocab_lib
 from paradiff.diffusion import model as model_lib
@@ -102,7 +103,7 @@ def conditions(batch_size, *, layout=LAYOUT, vocab=VOCAB, seed=0):
     words = rng.integers(7, vocab.text_size, row % layout.prompt_len)
     codes = rng.integers(0, vocab.codebook_size, layout.image_len)
     rows.append(
-      layout_lib.encode_prefix(
+      sequence_lib.encode_prefix(
         layout,
         vocab,
         prompt_ids=words.tolist(),
@@ -110,7 +111,7 @@ def conditions(batch_size, *, layout=LAYOUT, vocab=VOCAB, seed=0):
       )
     )
   prefix, valid = zip(*rows, strict=True)
-  return layout_lib.Condition(
+  return sequence_lib.Condition(
     prefix=jnp.asarray(np.stack(prefix)), valid=jnp.asarray(np.stack(valid))
   )
 
@@ -119,7 +120,7 @@ def answers(batch_size, *, layout=LAYOUT, vocab=VOCAB, seed=0):
   """Draw clean answers int32[B, A], texts of every length."""
   rng = np.random.default_rng(seed + 1)
   rows = [
-    layout_lib.encode_answer(
+    sequence_lib.encode_answer(
       layout,
       vocab,
       text_ids=rng.integers(7, vocab.text_size, row % layout.text_len).tolist(),

@@ -8,9 +8,10 @@ import toy
 
 from paradiff.diffusion import guidance
 from paradiff.diffusion import sampler
+from paradiff.diffusion import settings
 
 Guidance = guidance.Guidance
-BASE = sampler.SamplerConfig(
+BASE = settings.SamplerConfig(
   num_steps=6, num_image_steps=4, image_start_rate=0.2
 )
 SAMPLED = dataclasses.replace(

@@ -1,8 +1,10 @@
-"""Pictures from anywhere to one square array, and back to files.
+"""Pictures from anywhere to upright RGB or one square array, and to files.
 
-`load_picture` takes what people have (a path, bytes, a PIL picture, an array)
-and answers what a model reads; whatever cannot become that raises one error
-that says what must hold and what was found, before pixels are decoded.
+`open_picture` takes what people have (a path, bytes, a PIL picture, an array)
+and answers an upright RGB picture; whatever cannot become that raises one
+error that says what must hold and what was found, before pixels are decoded.
+`load_picture` cuts it to the square that the models of the scenes world read;
+`crops` makes the sizes of the published models.
 """
 
 import contextlib
@@ -42,15 +44,36 @@ def load_picture(source: Source, *, size: int) -> np.ndarray:
   """
   if size < 1:
     raise ValueError(f"size must be positive, got {size=}")
+  return _square(open_picture(source), size)
+
+
+def open_picture(source: Source) -> PIL.Image.Image:
+  """Read a picture of any size, upright and in RGB.
+
+  The picture is turned as its EXIF orientation says; transparent parts show
+  white. The result is decoded and shares nothing with the source.
+
+  Args:
+    source: path, encoded bytes, PIL picture, or array uint8[H, W, 3], [H, W]
+      or [H, W, 4]. A path may be remote.
+
+  Returns:
+    A picture of mode RGB, of at most `MAX_PIXELS` pixels.
+
+  Raises:
+    FileNotFoundError: if there is no file at the path.
+    ValueError: if the picture is unreadable, empty, animated or huge.
+    TypeError: if the source is of another type.
+  """
   if isinstance(source, np.ndarray):
-    return _square(_from_array(source), size)
+    return _from_array(source)
   if isinstance(source, PIL.Image.Image):
-    return _square(_to_rgb(source, "picture"), size)
+    return _to_rgb(source, "picture")
   if isinstance(source, bytes):
-    return _square(_decode(source, "bytes"), size)
+    return _decode(source, "bytes")
   if isinstance(source, (str, os.PathLike)):
     name = f"{os.fspath(source)!r}"
-    return _square(_decode(_read(source), name), size)
+    return _decode(_read(source), name)
   raise TypeError(
     "a picture must be a path, bytes, a PIL picture or an array, got "
     f"{type(source).__name__}"

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import vocab as vocab_lib
 from paradiff.data import text as text_lib
 from paradiff.scenes import render
@@ -94,13 +95,13 @@ def scene_rows(
     codes = np.asarray(encode_pictures(np.concatenate([pictures, filler])))
     for i, example in enumerate(batch):
       source = None if example.source is None else codes[len(batch) + i]
-      prefix, valid = layout_lib.encode_prefix(
+      prefix, valid = sequence_lib.encode_prefix(
         layout,
         vocab,
         prompt_ids=text_tokenizer.encode(example.prompt),
         source_codes=source,
       )
-      answer = layout_lib.encode_answer(
+      answer = sequence_lib.encode_answer(
         layout,
         vocab,
         text_ids=text_tokenizer.encode(example.reasoning),

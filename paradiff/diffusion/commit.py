@@ -6,6 +6,7 @@ tokens and the step at which each was committed describe the whole run.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paradiff import masked
 
@@ -54,34 +55,75 @@ def _invert(mass: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
   return column.astype(jnp.int32), jnp.clip(inside, 0.0, top)
 
 
+def certainty(rule: str, logits: jax.Array, column: jax.Array) -> jax.Array:
+  """Return how sure a proposal is, float32[...], larger is surer.
+
+  Args:
+    rule: "probability" (its log), "margin" (largest probability minus the
+      second largest) or "entropy" (negative, in nats).
+    logits: float32[..., V].
+    column: int32[...], the proposal.
+
+  Raises:
+    ValueError: if the rule is unknown.
+
+  Source: MaskGIT, arXiv 2202.04200; Dream, `generation_utils.py` (margin,
+  entropy).
+  """
+  match rule:
+    case "probability":
+      return masked.token_logp(logits, column)
+    case "margin":
+      probs = jax.nn.softmax(logits, axis=-1)
+      first, second = jnp.moveaxis(jax.lax.top_k(probs, 2)[0], -1, 0)
+      return first - second
+    case "entropy":
+      logp = jax.nn.log_softmax(logits, axis=-1)
+      probs = jnp.exp(logp)
+      # A suppressed column has probability 0 and a huge negative log.
+      return jnp.where(probs > 0.0, probs * logp, 0.0).sum(axis=-1)
+    case _:
+      raise ValueError(
+        f'rule must be "probability", "margin" or "entropy", got {rule!r}'
+      )
+
+
 def propose(
-  logits: jax.Array, uniform: jax.Array | None, *, temperature: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+  logits: jax.Array, noise: jax.Array | None, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
   """Propose one token a row.
 
   Args:
     logits: float32[..., V], suppressed columns at the lowest number.
-    uniform: float32[...] in [0, 1), or None when `temperature` is 0.
+    noise: float32[...] uniform in [0, 1), or Gumbel numbers float32[..., V];
+      may be None when `temperature` is 0.
     temperature: divides the logits; 0 takes the most probable token.
 
   Returns:
     column int32[...]; logp float32[...], its log-probability under the
-    distribution drawn from (under softmax(logits) for temperature 0);
-    confidence float32[...], its log-probability under softmax(logits).
+    distribution drawn from (under softmax(logits) for temperature 0).
+
+  Raises:
+    ValueError: if there is no noise to draw with.
   """
   if temperature == 0.0:
     column = logits.argmax(axis=-1).astype(jnp.int32)
-    logp = masked.token_logp(logits, column)
-    return column, logp, logp
-  if uniform is None:
-    raise ValueError(f"uniform must be given where {temperature=} is not 0")
-  column = categorical(logits / temperature, uniform)
-  logp = masked.token_logp(logits / temperature, column)
-  return column, logp, masked.token_logp(logits, column)
+    return column, masked.token_logp(logits, column)
+  if noise is None:
+    raise ValueError(f"noise must be given where {temperature=} is not 0")
+  if noise.ndim == logits.ndim:
+    column = (logits + temperature * noise).argmax(axis=-1).astype(jnp.int32)
+  else:
+    column = categorical(logits / temperature, noise)
+  return column, masked.token_logp(logits / temperature, column)
 
 
 def commit_k(
-  eligible: jax.Array, confidence: jax.Array, num_commits: jax.Array
+  eligible: jax.Array,
+  confidence: jax.Array,
+  num_commits: jax.Array,
+  *,
+  block: np.ndarray | None = None,
 ) -> jax.Array:
   """Select exactly the `num_commits` surest eligible positions of each row.
 
@@ -92,10 +134,17 @@ def commit_k(
     eligible: bool[B, n].
     confidence: float32[B, n], finite.
     num_commits: int32[B], at most the number of eligible positions.
+    block: int[n], the block of each position; earlier blocks go first,
+      however sure the later ones are. One block if None.
 
   Returns:
     bool[B, n].
   """
   score = jnp.where(eligible, confidence, -jnp.inf)
-  rank = masked.descending_rank(score)
+  if block is None:
+    rank = masked.descending_rank(score)
+  else:
+    late = jnp.where(eligible, jnp.asarray(block)[None], len(block))
+    order = jnp.lexsort((-score, late), axis=-1)  # stable: ties by position
+    rank = jnp.argsort(order, axis=-1)
   return eligible & (rank < num_commits[:, None])

@@ -71,7 +71,7 @@ def capacity(layout: layout_lib.Layout, *, batch_size: int) -> tuple[int, int]:
   latest = (np.arange(batch_size) + 1) / batch_size
   # A hair of slack: float32 times may round up across an integer.
   text = np.ceil(latest * layout.text_len + 1e-3)
-  rate = schedule.image_mask_rate(latest)
+  rate = schedule.mask_rate("cosine", latest)
   image = np.ceil(rate * layout.image_len + 1e-3)
   return (
     int(np.minimum(text, layout.text_len).sum()),

@@ -14,9 +14,13 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 
 from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import vocab as vocab_lib
+
+BRANCHES = ("text", "image", "both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +40,43 @@ class Guidance:
   @property
   def branches(self) -> tuple[str, ...]:
     """Names of the branches in use."""
-    names = ("text", "image", "both")
-    return tuple(name for name in names if getattr(self, name) != 0.0)
+    return tuple(name for name in BRANCHES if getattr(self, name) != 0.0)
 
 
-def conditions(
+def without(
   layout: layout_lib.Layout,
   vocab: vocab_lib.Vocab,
-  condition: layout_lib.Condition,
+  condition: sequence_lib.Condition,
+  answer: jax.Array,
   *,
-  branches: tuple[str, ...],
-) -> dict[str, layout_lib.Condition]:
-  """Return the unconditional prefix of each named branch."""
-  return {
-    name: layout_lib.drop(
-      layout,
-      vocab,
-      condition,
-      text=name in ("text", "both"),
-      image=name in ("image", "both"),
-    )
-    for name in branches
-  }
+  branch: str,
+  overwrite: bool = False,
+) -> tuple[sequence_lib.Condition, jax.Array]:
+  """Return prefix and answer of the unconditional sequence of a branch.
+
+  Args:
+    layout: the sizes.
+    vocab: the ids.
+    condition: prefix int32[B, P].
+    answer: int32[B, A].
+    branch: one of BRANCHES, what is left out.
+    overwrite: write the unconditional prefix over the first tokens of the
+      conditional sequence, as MMaDA-Parallel-A does; all must be valid.
+  """
+  null = sequence_lib.drop(
+    layout,
+    vocab,
+    condition,
+    text=branch in ("text", "both"),
+    image=branch in ("image", "both"),
+  )
+  if not overwrite:
+    return null, answer
+  prefix_len = condition.prefix.shape[1]
+  whole = jnp.concatenate([condition.prefix, answer], axis=1)
+  whole = whole.at[:, : null.prefix.shape[1]].set(null.prefix)
+  patched = dataclasses.replace(condition, prefix=whole[:, :prefix_len])
+  return patched, whole[:, prefix_len:]
 
 
 def guide(

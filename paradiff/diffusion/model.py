@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from paradiff import layout as layout_lib
+from paradiff import places as places_lib
+from paradiff import sequence as sequence_lib
 from paradiff import vocab as vocab_lib
 
 
@@ -26,12 +28,12 @@ class Denoiser:
   """A network in two functions.
 
   Attributes:
-    trunk: (params, tokens int32[B, L], valid bool[B, L], places int32[L, 2])
-      -> float[B, L, D].
+    trunk: (params, tokens int32[B, L], valid bool[B, L], places int32[L, 2]
+      or None) -> float[B, L, D].
     head: (params, hidden, columns=(start, stop)) -> float32 logits.
   """
 
-  trunk: Callable[[Any, jax.Array, jax.Array, np.ndarray], jax.Array]
+  trunk: Callable[[Any, jax.Array, jax.Array, np.ndarray | None], jax.Array]
   head: Head
 
 
@@ -50,13 +52,13 @@ class Model:
   denoiser: Denoiser
 
   def answer_hidden(
-    self, params: Any, condition: layout_lib.Condition, answer: jax.Array
+    self, params: Any, condition: sequence_lib.Condition, answer: jax.Array
   ) -> jax.Array:
     """Run the trunk over prefix and answer; keep the answer's part.
 
     Args:
       params: the network's parameters.
-      condition: prefix int32[B, P], or without the columns of the picture.
+      condition: prefix int32[B, P], or what `sequence.drop` leaves of it.
       answer: int32[B, A].
 
     Returns:
@@ -66,18 +68,22 @@ class Model:
       ValueError: if a length is not the layout's.
     """
     layout, prefix_len = self.layout, condition.prefix.shape[1]
-    lengths = (layout.prefix_len, len(layout.columns_without_source))
+    lengths = {
+      layout.null_prefix_len(text=text, image=image)
+      for text in (False, True)
+      for image in (False, True)
+    }
     if answer.shape[1] != layout.answer_len or prefix_len not in lengths:
       raise ValueError(
         f"an answer must have {layout.answer_len} tokens and a prefix "
-        f"{lengths[0]}, or {lengths[1]} without its picture, got "
-        f"{answer.shape[1]} and {prefix_len}"
+        f"{layout.prefix_len}, or as many as are left without prompt or "
+        f"picture, {sorted(lengths)}, got {answer.shape[1]} and {prefix_len}"
       )
     here = jnp.ones(answer.shape, jnp.bool_)
     tokens = jnp.concatenate([condition.prefix, answer], axis=1)
     valid = jnp.concatenate([condition.valid, here], axis=1)
-    places = layout.places
-    if prefix_len != layout.prefix_len:
+    places = places_lib.points(layout)
+    if places is not None and prefix_len != layout.prefix_len:
       kept = layout.columns_without_source
       places = np.r_[places[kept], places[layout.prefix_len :]]
     hidden = self.denoiser.trunk(params, tokens, valid, places)

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paradiff import layout as layout_lib
 from paradiff import masked
+from paradiff import sequence as sequence_lib
 from paradiff.diffusion import corrupt
 from paradiff.diffusion import model as model_lib
 
@@ -198,16 +198,16 @@ def _modality_loss(
 def drop_conditions(
   config: SftConfig,
   model: model_lib.Model,
-  condition: layout_lib.Condition,
+  condition: sequence_lib.Condition,
   *,
   key: jax.Array,
-) -> layout_lib.Condition:
+) -> sequence_lib.Condition:
   """Drop prompt, input picture or both on disjoint random shares of rows."""
   draw = jax.random.uniform(key, (condition.prefix.shape[0],))
   first = config.drop_text_rate
   second = first + config.drop_image_rate
   both = (draw >= second) & (draw < second + config.drop_both_rate)
-  return layout_lib.drop_rows(
+  return sequence_lib.drop_rows(
     model.layout,
     model.vocab,
     condition,
@@ -220,7 +220,7 @@ def sft_loss(
   config: SftConfig,
   model: model_lib.Model,
   params: Any,
-  condition: layout_lib.Condition,
+  condition: sequence_lib.Condition,
   answer: jax.Array,
   *,
   key: jax.Array,

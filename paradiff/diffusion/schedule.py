@@ -18,6 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+MASK_RATES = ("cosine", "linear", "pow", "sigmoid")
+TEXT_COUNTS = ("exact", "float", "first")
+IMAGE_COUNTS = ("initial", "all")
+_SIGMOID_END = 3.0  # the published sigmoid schedule runs from -3 to 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -27,30 +32,60 @@ class Schedule:
     num_steps: S, the length of the clock.
     step: int32[S'], the clock of each active step, ascending.
     image_step: bool[S'], whether the picture is updated.
-    image_mask_rate: float32[S'], share of the initial picture masks that stay
-      masked; ends at 0.
+    text_commits: int32[S', T + 1], text tokens to commit, by the number that
+      were masked at the start.
+    image_left: int32[S', N + 1], picture tokens to leave masked, by the
+      number that were masked at the start.
   """
 
   num_steps: int
   step: np.ndarray
   image_step: np.ndarray
-  image_mask_rate: np.ndarray
+  text_commits: np.ndarray
+  image_left: np.ndarray
 
 
-def image_mask_rate(u: np.ndarray) -> np.ndarray:
-  """Share of picture tokens masked at time left u in [0, 1]: sin(pi u / 2)."""
-  return np.sin(0.5 * np.pi * np.asarray(u, np.float64))
+def mask_rate(name: str, u: Any, *, power: float = 2.0) -> np.ndarray:
+  """Return the share of tokens masked at time left u, float64[...].
+
+  cosine sin(pi u / 2); linear u; pow 1 - (1 - u)^power; sigmoid: that of
+  6 u - 3, scaled to begin at 0 and end at 1.
+
+  Args:
+    name: one of MASK_RATES.
+    u: float[...] in [0, 1].
+    power: exponent of "pow".
+
+  Raises:
+    ValueError: if the name is unknown.
+
+  Source: MaskGIT, arXiv 2202.04200 section 3.3; MMaDA `sampling.py`.
+  """
+  u = np.asarray(u, np.float64)
+  match name:
+    case "cosine":
+      return np.sin(0.5 * np.pi * u)
+    case "linear":
+      return u
+    case "pow":
+      return 1.0 - (1.0 - u) ** power
+    case "sigmoid":
+      low = 1.0 / (1.0 + math.exp(_SIGMOID_END))
+      rising = 1.0 / (1.0 + np.exp(_SIGMOID_END * (1.0 - 2.0 * u)))
+      return (rising - low) / (1.0 - 2.0 * low)
+    case _:
+      raise ValueError(f"mask rate must be one of {MASK_RATES}, got {name!r}")
 
 
 def text_remaining(num_masked: Any, *, step: Any, num_steps: int) -> Any:
   """Text tokens that stay masked after `step`: floor(num_masked * u), u >= 0.
 
-  Exact in integers, for numpy and jax arrays alike: of 5 tokens in 4 steps
-  3, 2, 1, 0 stay, and none from then on.
+  Exact in integers: of 5 tokens in 4 steps 3, 2, 1, 0 stay, and none from
+  then on.
 
   Args:
-    num_masked: int32[B] or int, masks at the start.
-    step: int32[] or int32[S], the clock, in [0, S).
+    num_masked: int64[...] or int, masks at the start.
+    step: int64[...] or int, the clock, in [0, S).
     num_steps: steps that the text takes, at most S.
   """
   ahead = num_steps - 1 - step
@@ -68,13 +103,95 @@ def num_text_steps(*, num_steps: int, text_end_rate: float) -> int:
   return math.ceil(text_end_rate * num_steps)
 
 
+def text_table(
+  *,
+  num_steps: int,
+  text_steps: int,
+  text_len: int,
+  rate: str = "linear",
+  power: float = 2.0,
+  counts: str = "exact",
+) -> np.ndarray:
+  """Return int64[S, T + 1]: text that stays masked after each step.
+
+  Args:
+    num_steps: S.
+    text_steps: steps that the text takes, at most S.
+    text_len: T.
+    rate: one of MASK_RATES.
+    power: exponent of "pow".
+    counts: one of TEXT_COUNTS; how a linear schedule is rounded.
+
+  Raises:
+    ValueError: if `rate` or `counts` is unknown.
+  """
+  step = np.arange(num_steps)[:, None]
+  total = np.arange(text_len + 1)[None, :]
+  done = np.minimum(step + 1, text_steps)
+  match counts:
+    case "exact" if rate == "linear":
+      return np.asarray(text_remaining(total, step=step, num_steps=text_steps))
+    case "exact":
+      share = mask_rate(rate, 1.0 - done / text_steps, power=power)
+      return np.floor(total * share + 1e-9).astype(np.int64)
+    case "float":
+      return np.floor(total * (1.0 - done / text_steps)).astype(np.int64)
+    case "first":
+      each, more = total // text_steps, total % text_steps
+      return total - done * each - np.minimum(done, more)
+    case _:
+      raise ValueError(f"counts must be one of {TEXT_COUNTS}, got {counts!r}")
+
+
+def image_table(
+  *,
+  num_steps: int,
+  image_len: int,
+  rate: str = "cosine",
+  power: float = 2.0,
+  counts: str = "initial",
+) -> np.ndarray:
+  """Return int64[S, N + 1]: picture tokens that stay masked after each step.
+
+  Args:
+    num_steps: S.
+    image_len: N.
+    rate: one of MASK_RATES.
+    power: exponent of "pow".
+    counts: one of IMAGE_COUNTS, what the rate is a share of.
+
+  Raises:
+    ValueError: if `rate` or `counts` is unknown.
+  """
+  done = np.arange(1, num_steps + 1)[:, None]
+  total = np.arange(image_len + 1)[None, :]
+  if counts == "initial":
+    share = mask_rate(rate, 1.0 - done / num_steps, power=power)
+    return np.floor(total * share + 1e-9).astype(np.int64)
+  if counts != "all":
+    raise ValueError(f"counts must be one of {IMAGE_COUNTS}, got {counts!r}")
+  # As published, in float32: an integer may be missed by one rounding.
+  if rate == "cosine":
+    quarter = np.float32(math.pi) * np.float32(0.5)
+    share = np.cos((done / num_steps).astype(np.float32) * quarter)
+  else:
+    share = mask_rate(rate, 1.0 - done / num_steps, power=power)
+  left = np.floor(np.float32(image_len) * share.astype(np.float32))
+  return np.broadcast_to(left, (num_steps, image_len + 1)).astype(np.int64)
+
+
 def image_steps(
-  *, num_steps: int, num_image_steps: int, start_rate: float
+  *,
+  num_steps: int,
+  num_image_steps: int,
+  start_rate: float,
+  open_end: bool = False,
 ) -> np.ndarray:
   """Return the steps at which the picture is updated, ascending int64[J'].
 
   J evenly spaced points from `int(start_rate * S)` to S - 1, rounded;
-  duplicates collapse, so J' <= J. The last step is always one of them.
+  duplicates collapse, so J' <= J. The last step is always one of them, unless
+  `open_end` leaves a single point where it is, at the start.
 
   Raises:
     ValueError: if a count is not positive or a rate leaves [0, 1).
@@ -87,17 +204,17 @@ def image_steps(
   points = np.linspace(
     int(start_rate * num_steps), num_steps - 1, num_image_steps
   )
-  points[-1] = num_steps - 1  # also where one point is all there is
+  if not open_end:
+    points[-1] = num_steps - 1  # also where one point is all there is
   return np.unique(np.rint(points).astype(np.int64))
 
 
 def make_schedule(
   *,
-  num_steps: int,
-  num_image_steps: int,
-  start_rate: float,
-  text_len: int,
-  text_end_rate: float = 1.0,
+  image_steps: np.ndarray,
+  text_left: np.ndarray,
+  image_left: np.ndarray,
+  idle_steps: bool = False,
 ) -> Schedule:
   """Make the tables, leaving out steps on which nothing is committed.
 
@@ -105,32 +222,25 @@ def make_schedule(
   would commit a token: more steps than text tokens cost no extra passes.
 
   Args:
-    num_steps: S, the length of the shared clock.
-    num_image_steps: steps at which the picture is updated.
-    start_rate: share of the clock before the first picture update.
-    text_len: T.
-    text_end_rate: share of the clock by which the text is complete.
-
-  Raises:
-    ValueError: if a count is not positive or a rate leaves its range.
+    image_steps: int64[J'], as `image_steps` gives them.
+    text_left: int64[S, T + 1], as `text_table` gives it.
+    image_left: int64[S, N + 1], as `image_table` gives it.
+    idle_steps: whether idle steps stay.
   """
-  due = image_steps(
-    num_steps=num_steps,
-    num_image_steps=num_image_steps,
-    start_rate=start_rate,
-  )
-  step = np.arange(num_steps)
-  text_steps = num_text_steps(num_steps=num_steps, text_end_rate=text_end_rate)
-  left = text_remaining(np.int64(text_len), step=step, num_steps=text_steps)
-  text_count = -np.diff(left, prepend=text_len)
-  is_image = np.isin(step, due)
-  active = is_image | (text_count > 0)
-  u = 1.0 - (step + 1.0) / num_steps
+  num_steps, columns = text_left.shape
+  step, total = np.arange(num_steps), np.arange(columns)
+  falls = np.diff(text_left[:, -1], prepend=columns - 1) < 0
+  is_image = np.isin(step, image_steps)
+  if image_left.shape[1] == 1:  # no picture
+    is_image[:] = False
+  active = is_image | falls | idle_steps
+  before = np.concatenate([total[None], text_left[active][:-1]])
   return Schedule(
     num_steps=num_steps,
     step=step[active].astype(np.int32),
     image_step=is_image[active],
-    image_mask_rate=image_mask_rate(u)[active].astype(np.float32),
+    text_commits=(before - text_left[active]).astype(np.int32),
+    image_left=image_left[active].astype(np.int32),
   )
 
 
@@ -141,12 +251,14 @@ class Step:
   Attributes:
     clock: int32[], the step s.
     is_image_step: bool[], whether the picture is updated.
-    image_mask_rate: float32[], share of the picture's masks to leave.
+    text_commits: int32[T + 1], text tokens to commit, by initial masks.
+    image_left: int32[N + 1], picture tokens to leave, by initial masks.
   """
 
   clock: jax.Array
   is_image_step: jax.Array
-  image_mask_rate: jax.Array
+  text_commits: jax.Array
+  image_left: jax.Array
 
 
 def rows(schedule: Schedule, which: slice) -> Step:
@@ -154,5 +266,6 @@ def rows(schedule: Schedule, which: slice) -> Step:
   return Step(
     clock=jnp.asarray(schedule.step[which]),
     is_image_step=jnp.asarray(schedule.image_step[which]),
-    image_mask_rate=jnp.asarray(schedule.image_mask_rate[which]),
+    text_commits=jnp.asarray(schedule.text_commits[which]),
+    image_left=jnp.asarray(schedule.image_left[which]),
   )

@@ -7,7 +7,7 @@ import jax
 
 from paradiff import pipeline as pipeline_lib
 from paradiff import variants
-from paradiff.diffusion import sampler as sampler_lib
+from paradiff.diffusion import settings
 from paradiff.scenes import render
 from paradiff.scenes import rules
 from paradiff.scenes import score
@@ -20,7 +20,7 @@ def answer(
   examples: Sequence[rules.Example],
   *,
   seed: int = 0,
-  config: sampler_lib.SamplerConfig | None = None,
+  config: settings.SamplerConfig | None = None,
   batch_size: int = 100,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> list[pipeline_lib.Output]:

@@ -1,13 +1,13 @@
 """Pictures to codes and back: the image tokenizer's public face.
 
 `encode` turns a picture into a short raster sequence of integers, `decode`
-turns the sequence into a picture; the network between is `magvit2` (MAGVITv2,
-arXiv 2310.05737). Pictures are channels last, float32 in [-1, 1]; `to_float`
-and `to_uint8` convert from and to bytes.
+turns the sequence into a picture. The network between is `vqgan`; latents
+become codes by their signs (`magvit2`, arXiv 2310.05737) or by the nearest row
+of a table (`codebook`, arXiv 2401.01808), as the config says. Pictures are
+channels last, float32 in the config's pixel range: [-1, 1] or [0, 1];
+`to_float` and `to_uint8` convert from and to bytes. Sides may differ.
 """
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,113 +15,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from paradiff.models import codebook as codebook_lib
+from paradiff.models import image_tokenizer_config
 from paradiff.models import magvit2
+from paradiff.models import vqgan
 
 Params = Mapping[str, Any]
 
-_CONV_AXES = ("kernel_height", "kernel_width", "channel_in", "channel_out")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageTokenizerConfig:
-  """Sizes of the image tokenizer; the defaults are MAGVITv2 as published.
-
-  Attributes:
-    picture_size: side of the pictures in pixels, a multiple of `factor`.
-    code_bits: bits of a code, in [1, 16]; the codebook has 2**code_bits.
-    base_channels: channels that the multipliers multiply.
-    encoder_multipliers: one a level, finest first. The number of levels sets
-      the down-sampling: it is 2**(levels - 1).
-    encoder_blocks: residual blocks of every encoder level.
-    decoder_multipliers: one a level, finest first too.
-    decoder_blocks: residual blocks of every decoder level.
-    norm_groups: groups of every norm; divides every level's channels.
-    mid_attention: whether the lowest resolution has an attention block.
-
-  Raises:
-    ValueError: if the sizes contradict each other.
-  """
-
-  picture_size: int = 256
-  code_bits: int = 13
-  base_channels: int = 128
-  encoder_multipliers: tuple[int, ...] = (1, 2, 2, 4, 4)
-  encoder_blocks: tuple[int, ...] = (4, 3, 4, 3, 4)
-  decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-  decoder_blocks: tuple[int, ...] = (4, 4, 3, 4, 3)
-  norm_groups: int = 32
-  mid_attention: bool = True
-
-  def __post_init__(self) -> None:
-    lengths = {}
-    for name in (
-      "encoder_multipliers",
-      "encoder_blocks",
-      "decoder_multipliers",
-      "decoder_blocks",
-    ):
-      values = tuple(getattr(self, name))  # lists come from json and configs
-      object.__setattr__(self, name, values)
-      lengths[name] = len(values)
-      if any(not isinstance(v, int) or v < 1 for v in values):
-        raise ValueError(f"{name} must be integers >= 1, got {values}")
-    if len(set(lengths.values())) != 1 or not self.encoder_multipliers:
-      raise ValueError(
-        f"each level needs an entry in every tuple, got {lengths}"
-      )
-    for name, low, high in (
-      ("code_bits", 1, 16),
-      ("base_channels", 1, math.inf),
-      ("norm_groups", 1, math.inf),
-    ):
-      value = getattr(self, name)
-      if not low <= value <= high:
-        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-    uneven = [
-      c
-      for c in self.encoder_channels + self.decoder_channels
-      if c % self.norm_groups
-    ]
-    if uneven:
-      raise ValueError(
-        "norm_groups must divide the channels of every level, got "
-        f"{self.norm_groups=} and levels of {uneven} channels"
-      )
-    if self.picture_size < 1 or self.picture_size % self.factor:
-      raise ValueError(
-        "picture_size must be a multiple of the down-sampling "
-        f"{self.factor}, got {self.picture_size}"
-      )
-
-  @property
-  def factor(self) -> int:
-    """Pixels a code covers, a side."""
-    return 2 ** (len(self.encoder_multipliers) - 1)
-
-  @property
-  def grid_size(self) -> int:
-    """Codes a side of a picture of `picture_size`."""
-    return self.picture_size // self.factor
-
-  @property
-  def num_tokens(self) -> int:
-    """Codes a picture of `picture_size`: N."""
-    return self.grid_size**2
-
-  @property
-  def codebook_size(self) -> int:
-    """Number of distinct codes: C."""
-    return 2**self.code_bits
-
-  @property
-  def encoder_channels(self) -> tuple[int, ...]:
-    """Channels of the encoder's levels, finest first."""
-    return tuple(self.base_channels * m for m in self.encoder_multipliers)
-
-  @property
-  def decoder_channels(self) -> tuple[int, ...]:
-    """Channels of the decoder's levels, finest first."""
-    return tuple(self.base_channels * m for m in self.decoder_multipliers)
+ImageTokenizerConfig = image_tokenizer_config.ImageTokenizerConfig
+MAGVITV2 = image_tokenizer_config.MAGVITV2
+AMUSED = image_tokenizer_config.AMUSED
 
 
 @flax.struct.dataclass
@@ -129,9 +32,10 @@ class Reconstruction:
   """What the train-time forward pass gives.
 
   Attributes:
-    pictures: float32[B, H, W, 3], about [-1, 1].
-    latents: float32[B, h, w, code_bits], the encoder's output.
-    quantised: float32[B, h, w, code_bits] of -1 and 1, straight-through.
+    pictures: float32[B, H, W, 3], about the config's pixel range.
+    latents: float32[B, h, w, latent_size], the encoder's output.
+    quantised: float32[B, h, w, latent_size], straight-through: -1 and 1, or
+      rows of the codebook.
   """
 
   pictures: jax.Array
@@ -139,21 +43,21 @@ class Reconstruction:
   quantised: jax.Array
 
 
-def _encoder(config: ImageTokenizerConfig) -> magvit2.Encoder:
-  return magvit2.Encoder(
+def _encoder(config: ImageTokenizerConfig) -> vqgan.Encoder:
+  return vqgan.Encoder(
     channels=config.encoder_channels,
     num_blocks=config.encoder_blocks,
-    code_bits=config.code_bits,
+    latent_channels=config.latent_size,
     norm_groups=config.norm_groups,
     mid_attention=config.mid_attention,
   )
 
 
-def _decoder(config: ImageTokenizerConfig) -> magvit2.Decoder:
-  return magvit2.Decoder(
+def _decoder(config: ImageTokenizerConfig) -> vqgan.Decoder:
+  return vqgan.Decoder(
     channels=config.decoder_channels,
     num_blocks=config.decoder_blocks,
-    code_bits=config.code_bits,
+    latent_channels=config.latent_size,
     norm_groups=config.norm_groups,
     mid_attention=config.mid_attention,
   )
@@ -167,39 +71,47 @@ def init(config: ImageTokenizerConfig, key: jax.Array) -> dict[str, Any]:
     key: a PRNG key.
 
   Returns:
-    {"encoder": ..., "decoder": ...}, nested dicts of float32 arrays.
+    {"encoder": ..., "decoder": ...}, nested dicts of float32 arrays, and
+    "codebook": float32[num_codes, latent_channels] where there is one.
   """
   encoder_key, decoder_key = jax.random.split(key)
   side = config.factor  # the parameters do not depend on the picture's size
   pictures = jnp.zeros((1, side, side, 3), jnp.float32)
-  latents = jnp.zeros((1, 1, 1, config.code_bits), jnp.float32)
-  return {
+  latents = jnp.zeros((1, 1, 1, config.latent_size), jnp.float32)
+  params: dict[str, Any] = {
     "encoder": _encoder(config).init(encoder_key, pictures)["params"],
-    "decoder": _decoder(config).init(decoder_key, latents)["params"],
   }
+  if config.quantiser == "codebook":
+    decoder_key, codebook_key = jax.random.split(decoder_key)
+    params["codebook"] = codebook_lib.init(
+      codebook_key,
+      num_codes=config.num_codes,
+      latent_channels=config.latent_channels,
+    )
+  params["decoder"] = _decoder(config).init(decoder_key, latents)["params"]
+  return params
 
 
 def logical_axes(config: ImageTokenizerConfig) -> dict[str, Any]:
   """Return the parameters' tree with a tuple of axis names at each leaf.
 
-  Every axis is replicated: the tokenizer is small beside the transformer.
+  Every axis is None, replicated: the tokenizer is small beside the
+  transformer.
   """
   shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-  return jax.tree.map(
-    lambda leaf: _CONV_AXES if leaf.ndim == 4 else _CONV_AXES[-1:], shapes
-  )
+  return jax.tree.map(lambda leaf: (None,) * leaf.ndim, shapes)
 
 
 def encode_latents(
   config: ImageTokenizerConfig, params: Params, pictures: jax.Array
 ) -> jax.Array:
-  """Return float32[B, h, w, code_bits] latents before quantisation.
+  """Return float32[B, h, w, latent_size] latents before quantisation.
 
   Args:
     config: the sizes.
     params: as `init` gives them.
-    pictures: float32[B, H, W, 3] in [-1, 1]; H and W multiples of the
-      down-sampling.
+    pictures: float32[B, H, W, 3] in the pixel range; H and W any multiples of
+      the down-sampling.
 
   Returns:
     the encoder's output, h = H / factor and w = W / factor.
@@ -216,8 +128,10 @@ def encode_latents(
       f"{factor}, got {shape}"
     )
   if not jnp.issubdtype(pictures.dtype, jnp.floating):
+    low, high = _pixel_range(config)
     raise ValueError(
-      f"pictures must be floats in [-1, 1] (to_float), got {pictures.dtype}"
+      f"pictures must be floats in [{low:g}, {high:g}] (to_float), got "
+      f"{pictures.dtype}"
     )
   latents = _encoder(config).apply({"params": params["encoder"]}, pictures)
   return cast(jax.Array, latents)
@@ -226,7 +140,7 @@ def encode_latents(
 def decode_latents(
   config: ImageTokenizerConfig, params: Params, quantised: jax.Array
 ) -> jax.Array:
-  """Return float32[B, H, W, 3] for float32[B, h, w, code_bits] of -1 and 1."""
+  """Return float32[B, H, W, 3] for quantised float32[B, h, w, latent_size]."""
   pictures = _decoder(config).apply({"params": params["decoder"]}, quantised)
   return cast(jax.Array, pictures)
 
@@ -239,15 +153,18 @@ def reconstruct(
   Args:
     config: the sizes.
     params: as `init` gives them.
-    pictures: float32[B, H, W, 3] in [-1, 1].
+    pictures: float32[B, H, W, 3] in the pixel range.
 
   Returns:
     the reconstruction with what the losses need.
 
-  Source: arXiv 2310.05737, section 3.1.
+  Source: arXiv 2310.05737, section 3.1; arXiv 1711.00937, section 3.2.
   """
   latents = encode_latents(config, params, pictures)
-  quantised = magvit2.quantise(latents)
+  if config.quantiser == "codebook":
+    quantised = codebook_lib.quantise(latents, params["codebook"])
+  else:
+    quantised = magvit2.quantise(latents)
   return Reconstruction(
     pictures=decode_latents(config, params, quantised),
     latents=latents,
@@ -263,13 +180,20 @@ def encode(
   Args:
     config: the sizes.
     params: as `init` gives them.
-    pictures: float32[B, H, W, 3] in [-1, 1].
+    pictures: float32[B, H, W, 3] in the pixel range; H and W any multiples of
+      the down-sampling.
 
   Returns:
     int32[B, N] in [0, codebook_size), raster order.
+
+  Raises:
+    ValueError: if the pictures have another shape.
   """
   latents = encode_latents(config, params, pictures)
-  codes = magvit2.latents_to_codes(latents)
+  if config.quantiser == "codebook":
+    codes = codebook_lib.nearest(latents, params["codebook"])
+  else:
+    codes = magvit2.latents_to_codes(latents)
   return codes.reshape(codes.shape[0], -1)
 
 
@@ -289,7 +213,8 @@ def decode(
     grid: rows and columns of codes; the square of `picture_size` if None.
 
   Returns:
-    float32[B, H, W, 3], about [-1, 1]: not clipped, `to_uint8` does it.
+    float32[B, H, W, 3], about the pixel range: not clipped, `to_uint8` does
+    it.
 
   Raises:
     ValueError: if N is not rows times columns.
@@ -300,17 +225,33 @@ def decode(
       f"codes must be [B, {height * width}] for a grid of {height}x{width}, "
       f"got {codes.shape}"
     )
-  bits = magvit2.codes_to_bits(codes, code_bits=config.code_bits)
-  bits = bits.reshape(codes.shape[0], height, width, config.code_bits)
-  return decode_latents(config, params, bits)
+  if config.quantiser == "codebook":
+    quantised = codebook_lib.lookup(codes, params["codebook"])
+  else:
+    quantised = magvit2.codes_to_bits(codes, code_bits=config.code_bits)
+  shape = (codes.shape[0], height, width, config.latent_size)
+  return decode_latents(config, params, quantised.reshape(shape))
 
 
-def to_float(pictures: jax.Array) -> jax.Array:
-  """Return float32[...] in [-1, 1] for uint8[...] pictures."""
-  return jnp.asarray(pictures, jnp.float32) / 127.5 - 1.0
+def _pixel_range(config: ImageTokenizerConfig) -> tuple[float, float]:
+  return image_tokenizer_config.PIXEL_RANGES[config.pixel_range]
 
 
-def to_uint8(pictures: jax.Array) -> jax.Array:
-  """Return uint8[...] for float32[...] pictures, clipped to [-1, 1]."""
-  scaled = jnp.round((jnp.clip(pictures, -1.0, 1.0) + 1.0) * 127.5)
+def to_float(config: ImageTokenizerConfig, pictures: jax.Array) -> jax.Array:
+  """Return float32[...] in the pixel range for uint8[...] pictures."""
+  low, high = _pixel_range(config)
+  return jnp.asarray(pictures, jnp.float32) / (255.0 / (high - low)) + low
+
+
+def to_uint8(config: ImageTokenizerConfig, pictures: jax.Array) -> jax.Array:
+  """Return uint8[...] for float32[...] pictures, clipped to the pixel range.
+
+  Rounds to nearest, half to even; a config that `truncates` rounds down, as
+  MMaDA-Parallel-M publishes it, and then some bytes that went through
+  `to_float` come back one lower.
+  """
+  low, high = _pixel_range(config)
+  scaled = (jnp.clip(pictures, low, high) - low) * (255.0 / (high - low))
+  if not config.truncates:
+    scaled = jnp.round(scaled)
   return scaled.astype(jnp.uint8)

@@ -58,7 +58,12 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def attention(
-  query: jax.Array, key: jax.Array, value: jax.Array, valid_mask: jax.Array
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  valid_mask: jax.Array,
+  *,
+  key_bias: jax.Array | None = None,
 ) -> jax.Array:
   """Attend in both directions over the valid tokens.
 
@@ -70,6 +75,7 @@ def attention(
     key: float[B, L, H, K].
     value: float[B, L, H, K].
     valid_mask: bool[B, L]; at least one True a row.
+    key_bias: float32[B, L] added to the scores of each key, or None.
 
   Returns:
     float[B, L, H, K].
@@ -78,6 +84,8 @@ def attention(
     "blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32
   )
   scores = scores * query.shape[-1] ** -0.5
+  if key_bias is not None:
+    scores = scores + key_bias[:, None, None, :]
   # The lowest finite number, not -inf: a fully masked row stays NaN-free.
   lowest = jnp.finfo(jnp.float32).min
   scores = jnp.where(valid_mask[:, None, None, :], scores, lowest)

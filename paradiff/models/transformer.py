@@ -20,6 +20,7 @@ from paradiff import sharding
 from paradiff.models import layers
 
 Params = dict[str, Any]
+PADDINGS = ("left_out", "attended", "added")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,10 @@ class TransformerConfig:
     compute_dtype: "float32" or "bfloat16" for activations.
     remat: "none", or "full" to recompute each block in the backward pass.
     scan_unroll: blocks a scan iteration.
+    padding: what tokens outside `valid_mask` do. "left_out": nothing, and
+      positions do not count them. As published instead "attended": they take
+      part like any other (A), or "added": the mask of 0 and 1 is added to the
+      scores, so a padding key only loses a factor e to a real one (M).
     place_grids: shapes of the grids whose points have learned embeddings, all
       in one table of as many rows, first grid first; none as published. Rotary
       angles tell distances; a small model that has to name places learns them
@@ -53,6 +58,7 @@ class TransformerConfig:
   compute_dtype: str = "float32"
   remat: str = "none"
   scan_unroll: int = 1
+  padding: str = "left_out"
   place_grids: tuple[tuple[int, ...], ...] = ()
 
   def __post_init__(self) -> None:
@@ -78,6 +84,10 @@ class TransformerConfig:
       )
     if self.remat not in ("none", "full"):
       raise ValueError(f'remat must be "none" or "full", got {self.remat!r}')
+    if self.padding not in PADDINGS:
+      raise ValueError(
+        f"padding must be one of {PADDINGS}, got {self.padding!r}"
+      )
 
   @property
   def head_size(self) -> int:
@@ -211,6 +221,7 @@ def _block(
   *,
   rope: tuple[jax.Array, jax.Array],
   valid_mask: jax.Array,
+  key_bias: jax.Array | None,
 ) -> jax.Array:
   """Apply one block to x float[B, L, D]."""
   cast = {name: array.astype(x.dtype) for name, array in block.items()}
@@ -224,6 +235,7 @@ def _block(
     layers.apply_rope(key, *rope),
     value,
     valid_mask,
+    key_bias=key_bias,
   )
   x = x + jnp.einsum("blhk,hkd->bld", mixed, cast["attn_out"])
   x = sharding.constrain(x, ("batch", None, None))
@@ -262,6 +274,11 @@ def trunk(
     ValueError: if the model has places and is not told them.
   """
   dtype = jnp.dtype(config.compute_dtype)
+  key_bias = None
+  if config.padding != "left_out":
+    if config.padding == "added":
+      key_bias = valid_mask.astype(jnp.float32)
+    valid_mask = jnp.ones_like(valid_mask)
   positions = jnp.cumsum(valid_mask.astype(jnp.int32), axis=1) - 1
   rope = layers.rope_tables(
     positions, head_size=config.head_size, theta=config.rope_theta
@@ -277,7 +294,7 @@ def trunk(
     x = x + params["places"][places].sum(axis=1).astype(dtype)[None]
   x = sharding.constrain(x, ("batch", None, None))
   apply: Callable[..., jax.Array] = functools.partial(
-    _block, config, rope=rope, valid_mask=valid_mask
+    _block, config, rope=rope, valid_mask=valid_mask, key_bias=key_bias
   )
   if config.remat == "full":
     apply = jax.checkpoint(apply)

@@ -1,9 +1,10 @@
 """Convolution blocks of the image tokenizers, channels last (NHWC).
 
-The parts of a VQGAN (Esser et al. 2021, section 3.1) as MAGVITv2 uses them:
-residual blocks, single-head attention over all positions, resampling by two.
-Submodules bear the names of the published tensors, so that a parameter path
-such as `down_0/block_0/norm1/scale` follows from the published name by rule.
+The parts of a VQGAN (Esser et al. 2021, section 3.1) as MAGVITv2 and aMUSEd
+use them: residual blocks, single-head attention over all positions, resampling
+by two. Submodules bear the names of MAGVITv2's published tensors, so that a
+path such as `down_0/block_0/norm1/scale` follows from the published name by
+rule.
 """
 
 import flax.linen as nn

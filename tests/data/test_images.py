@@ -250,3 +250,47 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     images.save_picture(255 - scene, path)
   np.testing.assert_array_equal(images.load_picture(path, size=64), scene)
   assert [p.name for p in tmp_path.iterdir()] == ["scene.png"]
+
+
+def test_an_opened_picture_keeps_its_size_and_pixels(tmp_path):
+  rng = np.random.default_rng(0)
+  array = rng.integers(0, 256, (5, 9, 3), np.uint8)
+  picture = PIL.Image.fromarray(array)
+  path = tmp_path / "wide.png"
+  picture.save(path)
+  for source in (path, str(path), path.read_bytes(), picture, array):
+    opened = images.open_picture(source)
+    assert (opened.mode, opened.size) == ("RGB", (9, 5))
+    np.testing.assert_array_equal(np.asarray(opened), array)
+
+
+def test_an_opened_picture_shares_nothing_with_its_source():
+  array = np.zeros((5, 9, 3), np.uint8)
+  for source in (array, PIL.Image.fromarray(array)):
+    images.open_picture(source).paste(WHITE, (0, 0, 9, 5))
+    assert not np.asarray(source).any()
+
+
+def test_a_turned_picture_opens_upright():
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6  # a quarter turn clockwise shows it upright
+  opened = images.open_picture(encode(halves(40, 20), exif=exif))
+  assert opened.size == (20, 40)
+  assert opened.getpixel((10, 0)) == RED
+  assert opened.getpixel((10, 39)) == (0, 0, 255)
+  again = images.open_picture(opened)
+  assert again.tobytes() == opened.tobytes()
+
+
+def test_an_opened_picture_has_no_transparency():
+  picture = PIL.Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+  assert (np.asarray(images.open_picture(encode(picture))) == 255).all()
+
+
+def test_what_cannot_be_loaded_cannot_be_opened():
+  with pytest.raises(TypeError, match="got int"):
+    images.open_picture(7)
+  with pytest.raises(FileNotFoundError, match="existing file"):
+    images.open_picture("no/such.png")
+  with pytest.raises(ValueError, match="known format"):
+    images.open_picture(b"hello")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import variants
 from paradiff.data import pipeline
 from paradiff.data import pretokenize
@@ -52,7 +52,7 @@ def test_rows_read_back_as_their_examples():
     example = source[i]
     kinds.add(example.kind)
     target = _codes(render.render(example.target)[None])[0]
-    expected = layout_lib.encode_answer(
+    expected = sequence_lib.encode_answer(
       MICRO.layout,
       MICRO.vocab,
       text_ids=tokenizer.encode(example.reasoning),

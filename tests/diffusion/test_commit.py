@@ -111,10 +111,9 @@ def test_categorical_works_for_any_leading_shape():
 
 def test_propose_greedy_hand_worked():
   logits = jnp.log(jnp.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]]))
-  column, logp, confidence = commit.propose(logits, None, temperature=0.0)
+  column, logp = commit.propose(logits, None, temperature=0.0)
   np.testing.assert_array_equal(column, [1, 0])  # ties to the first
   np.testing.assert_allclose(jnp.exp(logp), [0.5, 0.4], rtol=1e-6)
-  np.testing.assert_array_equal(logp, confidence)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -123,17 +122,12 @@ def test_temperature_divides_the_logits(temperature):
   logits = _logits(20, scale=1.0)
   uniform = rng.random(4000, np.float32)
   batch = jnp.broadcast_to(logits, (len(uniform), len(logits)))
-  column, logp, confidence = commit.propose(
-    batch, uniform, temperature=temperature
-  )
+  column, logp = commit.propose(batch, uniform, temperature=temperature)
   np.testing.assert_array_equal(column, _draw(logits / temperature, uniform))
   column = np.asarray(column)
   assert (column != _draw(logits, uniform)).mean() > 0.1
   np.testing.assert_allclose(
     logp, oracles.log_softmax(logits / temperature)[column], atol=1e-5
-  )
-  np.testing.assert_allclose(
-    confidence, oracles.log_softmax(logits)[column], atol=1e-5
   )
   expected = oracles.softmax(logits / temperature) * len(uniform)
   counts = np.bincount(column, minlength=20)
@@ -142,8 +136,82 @@ def test_temperature_divides_the_logits(temperature):
 
 
 def test_propose_needs_random_numbers_at_a_temperature():
-  with pytest.raises(ValueError, match="uniform must be given"):
+  with pytest.raises(ValueError, match="noise must be given"):
     commit.propose(jnp.zeros((1, 2)), None, temperature=1.0)
+
+
+def test_gumbel_numbers_a_column_draw_from_the_tempered_distribution():
+  logits = _logits(20, scale=1.0)
+  uniform = np.random.default_rng(8).random((4000, 20))
+  gumbel = -np.log(-np.log(uniform)).astype(np.float32)
+  batch = jnp.broadcast_to(logits, gumbel.shape)
+  column, logp = commit.propose(batch, jnp.asarray(gumbel), temperature=2.0)
+  np.testing.assert_array_equal(column, (logits + 2.0 * gumbel).argmax(-1))
+  tempered = oracles.log_softmax(logits / 2.0)
+  np.testing.assert_allclose(logp, tempered[np.asarray(column)], atol=1e-5)
+  counts = np.bincount(np.asarray(column), minlength=20)
+  expected = np.exp(tempered) * 4000
+  chi2 = ((counts - expected) ** 2 / expected).sum()
+  assert abs(chi2 - 19) < 5 * 38**0.5
+
+
+def test_certainty_hand_worked():
+  logits = jnp.log(jnp.array([[0.2, 0.5, 0.3], [0.25, 0.25, 0.5]]))
+  column = jnp.array([2, 2])
+
+  def certainty(rule):
+    return commit.certainty(rule, logits, column)
+
+  np.testing.assert_allclose(
+    jnp.exp(certainty("probability")), [0.3, 0.5], rtol=1e-6
+  )
+  np.testing.assert_allclose(certainty("margin"), [0.2, 0.25], rtol=1e-6)
+  entropy = [-0.2 * np.log(5) - 0.5 * np.log(2) + 0.3 * np.log(0.3)]
+  entropy.append(-1.5 * np.log(2))  # two quarters of 2 bits, a half of 1 bit
+  np.testing.assert_allclose(certainty("entropy"), entropy, rtol=1e-6)
+
+
+def test_the_rules_rank_positions_differently():
+  # Surest by probability, by margin, by entropy.
+  probs = np.array(
+    [
+      [0.5, 0.45, 0.01, 0.01, 0.01, 0.01, 0.01],
+      [0.46, 0.09, 0.09, 0.09, 0.09, 0.09, 0.09],
+      [0.48, 0.48, 0.008, 0.008, 0.008, 0.008, 0.008],
+    ]
+  )
+  column = jnp.zeros(3, jnp.int32)
+  best = {
+    rule: int(commit.certainty(rule, jnp.log(probs), column).argmax())
+    for rule in ("probability", "margin", "entropy")
+  }
+  assert best == {"probability": 0, "margin": 1, "entropy": 2}
+
+
+def test_suppressed_columns_carry_no_entropy():
+  logits = jnp.array([[0.0, 0.0, LOWEST, LOWEST]])
+  got = commit.certainty("entropy", logits, jnp.zeros(1, jnp.int32))
+  np.testing.assert_allclose(got, [-np.log(2)], rtol=1e-6)
+
+
+def test_an_unknown_rule_is_refused():
+  with pytest.raises(ValueError, match="rule must be .* got 'sure'"):
+    commit.certainty("sure", jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32))
+
+
+def test_earlier_blocks_go_first_however_sure_the_later_ones_are():
+  rng = np.random.default_rng(7)
+  block = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+  eligible = rng.random((200, 8)) < 0.7
+  confidence = rng.integers(-9, 9, (200, 8)).astype(np.float32)
+  count = rng.integers(0, eligible.sum(axis=1) + 1)
+  got = commit.commit_k(eligible, confidence, count, block=block)
+  for row in range(200):
+    order = sorted(
+      np.flatnonzero(eligible[row]),
+      key=lambda i: (block[i], -confidence[row, i], i),
+    )
+    assert sorted(order[: count[row]]) == np.flatnonzero(got[row]).tolist()
 
 
 def test_commit_k_hand_worked():

@@ -55,7 +55,7 @@ def test_training_hides_what_the_sampler_leaves():
   left = np.linspace(0.0, 1.0, 9)
   np.testing.assert_allclose(
     corrupt.image_mask_prob(jnp.asarray(left)),
-    schedule.image_mask_rate(left),
+    schedule.mask_rate("cosine", left),
     atol=1e-6,
   )
 

@@ -38,12 +38,12 @@ def test_guidance_moves_away_from_the_unconditional():
   ("name", "columns"), [("text", 14), ("image", 6), ("both", 6)]
 )
 def test_each_branch_lacks_what_its_name_says(name, columns):
-  condition = toy.conditions(3)
-  branches = guidance.conditions(
-    toy.LAYOUT, toy.VOCAB, condition, branches=(name,)
+  condition, answer = toy.conditions(3), toy.answers(3)
+  null, same = guidance.without(
+    toy.LAYOUT, toy.VOCAB, condition, answer, branch=name
   )
-  assert list(branches) == [name]
-  prefix = np.asarray(branches[name].prefix)
+  assert same is answer
+  prefix = np.asarray(null.prefix)
   assert prefix.shape == (3, columns)
   has_picture = (prefix >= toy.VOCAB.code_offset).any()
   assert has_picture == (name == "text")

@@ -8,7 +8,7 @@ import oracles
 import pytest
 import toy
 
-from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import sharding
 from paradiff.diffusion import corrupt
 from paradiff.diffusion import objective
@@ -187,11 +187,11 @@ def test_drop_rates_are_realised_on_disjoint_rows():
     drop_text_rate=0.2, drop_image_rate=0.3, drop_both_rate=0.1
   )
   # A prompt of three words and a picture in every row.
-  prefix, valid = layout_lib.encode_prefix(
+  prefix, valid = sequence_lib.encode_prefix(
     toy.LAYOUT, toy.VOCAB, prompt_ids=[9, 9, 9], source_codes=np.arange(6)
   )
   rows = 4000
-  condition = layout_lib.Condition(
+  condition = sequence_lib.Condition(
     prefix=jnp.asarray(np.tile(prefix, (rows, 1))),
     valid=jnp.asarray(np.tile(valid, (rows, 1))),
   )

@@ -11,6 +11,7 @@ import pytest
 import toy
 
 from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff.diffusion import corrupt
 from paradiff.diffusion import objective
 
@@ -67,7 +68,7 @@ def test_elbo_is_the_mean_code_length_over_all_orders(modality):
   layout = layout_lib.Layout(grid=grid, prompt_len=1, text_len=text_len)
   model = toy.model(toy.CONFIG, layout)
   condition = toy.conditions(1, layout=layout)
-  answer = layout_lib.encode_answer(
+  answer = sequence_lib.encode_answer(
     layout,
     toy.VOCAB,
     text_ids=[9, 15][: text_len - 1],
@@ -77,7 +78,7 @@ def test_elbo_is_the_mean_code_length_over_all_orders(modality):
   first, last = getattr(
     toy.VOCAB, {"text": "text_columns", "image": "code_columns"}[modality]
   )
-  blank = layout_lib.encode_answer(layout, toy.VOCAB)
+  blank = sequence_lib.encode_answer(layout, toy.VOCAB)
 
   @functools.cache
   def logits_of(canvas):

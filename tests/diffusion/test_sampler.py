@@ -10,6 +10,7 @@ import toy
 import toy_runs as runs
 
 from paradiff import layout as layout_lib
+from paradiff import sequence as sequence_lib
 from paradiff import sharding
 from paradiff.diffusion import guidance
 from paradiff.diffusion import noise as noise_lib
@@ -34,10 +35,12 @@ CONFIGS = {
 @functools.cache
 def _noise():
   """Return the run's random numbers as numpy, one dict of arrays a step."""
-  draw = jax.jit(noise_lib.draw, static_argnums=(0, 1))
+  draw = jax.jit(noise_lib.draw, static_argnums=(0, 1, 2))
   table = []
   for step in range(runs.BASE.num_steps):
-    noise = draw(toy.LAYOUT, runs.SIZE, jax.random.fold_in(runs.key(), step))
+    noise = draw(
+      runs.BASE, toy.model(), runs.SIZE, jax.random.fold_in(runs.key(), step)
+    )
     table.append({name: np.asarray(a) for name, a in vars(noise).items()})
   return table
 
@@ -137,7 +140,8 @@ def test_slices_are_the_schedule_cut_in_order(stride):
   for name, whole in (
     ("clock", plan.step),
     ("is_image_step", plan.image_step),
-    ("image_mask_rate", plan.image_mask_rate),
+    ("text_commits", plan.text_commits),
+    ("image_left", plan.image_left),
   ):
     joined = np.concatenate([getattr(p, name) for p in pieces])
     np.testing.assert_array_equal(joined, whole)
@@ -209,7 +213,7 @@ def test_noise_differs_between_steps_kinds_and_positions():
   assert len(np.unique(draws)) == draws.size
   for step in table:
     assert (step["text"] >= 0.0).all() and (step["image"] < 1.0).all()
-    assert (step["text_gumbel"] < 0.0).any()
+    assert (step["text_confidence"] < 0.0).any()
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,7 @@ def test_config_errors_name_the_field(change, message):
 
 def test_layouts_of_one_code_and_one_word_work():
   layout = layout_lib.Layout(grid=(1, 1), prompt_len=1, text_len=1)
-  answer = layout_lib.encode_answer(layout, toy.VOCAB)
+  answer = sequence_lib.encode_answer(layout, toy.VOCAB)
   run = runs.sample(
     runs.BASE,
     toy.model(toy.CONFIG, layout),

@@ -8,12 +8,18 @@ from paradiff.diffusion import schedule
 SETTINGS = [(8, 4), (5, 5), (1, 1), (7, 1), (12, 3), (49, 30), (16, 16), (3, 9)]
 
 
-def _make(num_steps, num_image_steps, *, start_rate=0.25, text_len=8):
+def _make(num_steps, num_image_steps, *, start_rate=0.25, text_len=8, **more):
   return schedule.make_schedule(
-    num_steps=num_steps,
-    num_image_steps=num_image_steps,
-    start_rate=start_rate,
-    text_len=text_len,
+    image_steps=schedule.image_steps(
+      num_steps=num_steps,
+      num_image_steps=num_image_steps,
+      start_rate=start_rate,
+    ),
+    text_left=schedule.text_table(
+      num_steps=num_steps, text_steps=num_steps, text_len=text_len
+    ),
+    image_left=schedule.image_table(num_steps=num_steps, image_len=1000),
+    **more,
   )
 
 
@@ -25,9 +31,11 @@ def test_schedule_hand_worked_for_eight_steps_and_four_picture_updates():
   np.testing.assert_array_equal(
     got.image_step, [s in (2, 4, 5, 7) for s in range(8)]
   )
-  expected = [0.980785, 0.92388, 0.83147, 0.707107, 0.55557, 0.382683, 0.19509]
-  np.testing.assert_allclose(got.image_mask_rate[:7], expected, atol=1e-6)
-  assert got.image_mask_rate[7] == 0.0
+  expected = [980, 923, 831, 707, 555, 382, 195, 0]
+  np.testing.assert_array_equal(got.image_left[:, 1000], expected)
+  np.testing.assert_array_equal(got.image_left[:, 1], [0] * 8)
+  np.testing.assert_array_equal(got.text_commits[:, 8], [1] * 8)
+  np.testing.assert_array_equal(got.text_commits[:, 4], [1, 0] * 4)
   assert got.num_steps == 8
 
 
@@ -92,8 +100,12 @@ def test_every_active_step_has_work_and_no_work_is_skipped(setting, text_len):
   expected = [s for s in range(num_steps) if left[s + 1] < left[s] or s in due]
   assert got.step.tolist() == expected
   assert got.step[-1] == num_steps - 1
-  assert got.image_mask_rate.dtype == np.float32
-  assert (np.diff(got.image_mask_rate) < 0).all()
+  assert (np.diff(got.image_left[:, 1000]) < 0).all()
+  # Whatever the number of masks, the active steps commit all of them.
+  np.testing.assert_array_equal(
+    got.text_commits.sum(axis=0), np.arange(text_len + 1)
+  )
+  assert got.text_commits.min() >= 0
 
 
 @pytest.mark.parametrize(

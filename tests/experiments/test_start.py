@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import start
-from paradiff import layout as layout_lib
 from paradiff import pipeline as pipeline_lib
+from paradiff import places as places_lib
 from paradiff.models import transformer
 
 
@@ -47,7 +47,7 @@ def _finer(**changes):
     transformer=dataclasses.replace(
       base.transformer,
       vocab_size=base.vocab.text_size + 32,
-      place_grids=layout.place_grids,
+      place_grids=places_lib.grids(layout),
       **changes,
     ),
   )
@@ -80,7 +80,7 @@ def test_another_variant_starts_with_blocks_words_and_places(folder, other):
     np.testing.assert_array_equal(
       got[name][num_words:], drawn[name][num_words:]
     )
-  places = layout_lib.counterparts(variant.layout, miniature.VARIANT.layout)
+  places = places_lib.counterparts(variant.layout, miniature.VARIANT.layout)
   rest = got["places"] - other["places"][places]
   np.testing.assert_allclose(rest, 0.5 * drawn["places"], atol=1e-6)
   # The four codes of a cell share its place but are told apart.

@@ -89,6 +89,20 @@ def test_crop_steps_outside_the_run_are_refused():
     tokenizer.train(config, "/nonexistent")
 
 
+@pytest.mark.parametrize(
+  "changes",
+  [
+    dict(quantiser="codebook", num_codes=8, latent_channels=4),
+    dict(pixel_range="unit"),
+  ],
+)
+def test_a_tokenizer_that_the_losses_do_not_fit_is_refused(changes):
+  config = _config()
+  config.tokenizer.update(changes)
+  with pytest.raises(ValueError, match="must be lookup_free and signed"):
+    tokenizer.train(config, "/nonexistent")
+
+
 def test_pixel_loss_of_a_hand_worked_picture():
   """One pixel of four is off the canvas and wrong by 0.5."""
   canvas = np.asarray(render.CANVAS_RGB, np.float32) / 127.5 - 1.0
