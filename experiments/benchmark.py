@@ -20,6 +20,7 @@ from etils import epath
 
 from paradiff import display
 from paradiff import metrics
+from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff.data import images
 from paradiff.evaluate import scenes as evaluate
@@ -78,7 +79,7 @@ def summary(
 
 
 def contact_sheet(
-  tasks: tuple[rules.Example, ...], outputs: list[pipeline_lib.Output]
+  tasks: tuple[rules.Example, ...], outputs: list[outputs_lib.Output]
 ) -> np.ndarray:
   """Return a picture of input, answer and target for some of the tasks."""
   picked = np.linspace(0, len(tasks) - 1, _NUM_SHOWN).round().astype(int)

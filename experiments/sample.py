@@ -27,6 +27,7 @@ from absl import logging
 from etils import epath
 
 from paradiff import display
+from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff.data import images
 from paradiff.scenes import parse_picture
@@ -69,9 +70,9 @@ def run(
   *,
   seed: int,
   folder: epath.Path,
-) -> pipeline_lib.Canvas:
+) -> outputs_lib.Canvas:
   """Denoise one request in view of the user and write everything about it."""
-  size = pipeline.variant.image_tokenizer.picture_size
+  size = pipeline.variant.pictures.picture_size
   source = None
   if picture is not None:
     source = images.load_picture(picture, size=size)
@@ -82,7 +83,7 @@ def run(
         f"a 4x4 grid; the picture reads as one with quality {quality:.2f} of 1",
         file=sys.stderr,
       )
-  canvases: list[pipeline_lib.Canvas] = []
+  canvases: list[outputs_lib.Canvas] = []
   is_terminal = sys.stderr.isatty()
   for canvas in pipeline.stream(prompt, source, seed=seed):
     canvases.append(canvas)
@@ -104,7 +105,7 @@ def write(
   folder: epath.Path,
   prompt: str,
   source: np.ndarray | None,
-  canvases: list[pipeline_lib.Canvas],
+  canvases: list[outputs_lib.Canvas],
 ) -> None:
   """Write pictures, text and the GIF of a run; nothing of an earlier stays."""
   last = canvases[-1]

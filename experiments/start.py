@@ -39,7 +39,7 @@ def load_pipeline(
   """
   folder = epath.Path(image_tokenizer)
   params, _ = checkpoints.load_pretrained(folder, "image_tokenizer")
-  config = variant.image_tokenizer
+  config = variant.pictures
   checkpoints.check_shapes(
     params,
     jax.eval_shape(lambda: image_tokenizer_lib.init(config, jax.random.key(0))),

@@ -8,6 +8,7 @@ from PIL import Image
 
 from experiments import options
 from paradiff import metrics
+from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff.evaluate import scenes as evaluate_lib
 from paradiff.scenes import benchmark
@@ -72,7 +73,7 @@ def evaluate(
 
 
 def _show(
-  pairs: Sequence[tuple[rules.Example, pipeline_lib.Output]],
+  pairs: Sequence[tuple[rules.Example, outputs_lib.Output]],
   *,
   step: int,
   writer: metrics.Writer,

@@ -21,8 +21,8 @@ from etils import epath
 
 from paradiff import train_state
 
-# safetensors.numpy writes bfloat16 but does not read it.
-_DTYPES = {
+# By the names of the format; safetensors.numpy does not read bfloat16.
+DTYPES = {
   "BOOL": np.bool_,
   "U8": np.uint8,
   "I8": np.int8,
@@ -337,10 +337,10 @@ def load_pretrained(
 def _arrays(data: bytes) -> dict[str, np.ndarray]:
   flat = {}
   for key, entry in safetensors.deserialize(data):
-    if entry["dtype"] not in _DTYPES:
+    if entry["dtype"] not in DTYPES:
       raise ValueError(
-        f"{key} must be of a dtype in {list(_DTYPES)}, got {entry['dtype']}"
+        f"{key} must be of a dtype in {list(DTYPES)}, got {entry['dtype']}"
       )
-    array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
+    array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
     flat[key] = array.reshape(entry["shape"])
   return flat

@@ -19,7 +19,7 @@ from paradiff import gif
 from paradiff.data import images
 
 if typing.TYPE_CHECKING:
-  from paradiff import pipeline
+  from paradiff import outputs as outputs_lib
 
 _MARGIN = 40
 _PANEL = 320  # side of a picture
@@ -128,7 +128,7 @@ def grid(
 
 
 def draw_frames(
-  canvases: "Sequence[pipeline.Canvas]",
+  canvases: "Sequence[outputs_lib.Canvas]",
   *,
   prompt: str,
   source: np.ndarray | None = None,
@@ -209,7 +209,9 @@ class _Page:
 
 
 def _page(
-  prompt: str, source: np.ndarray | None, canvases: "Sequence[pipeline.Canvas]"
+  prompt: str,
+  source: np.ndarray | None,
+  canvases: "Sequence[outputs_lib.Canvas]",
 ) -> _Page:
   """Lay out a page."""
   lines = drawing.wrap(

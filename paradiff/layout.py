@@ -227,4 +227,5 @@ def picture_tokens(
   if layout.row_ends:
     ends = np.full((grid[0], 1), vocab.id_of("newline"))
     rows = np.concatenate([rows, ends], axis=1)
-  return np.concatenate([[vocab.soi_id], rows.reshape(-1), [vocab.eoi_id]])
+  marks = [vocab.id_of("soi")], [vocab.id_of("eoi")]
+  return np.concatenate([marks[0], rows.reshape(-1), marks[1]])

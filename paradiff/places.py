@@ -27,10 +27,10 @@ def points(layout: layout_lib.Layout) -> np.ndarray | None:
   prompt, output picture, text. Marks stand at their part alone. None for the
   sequences of the published models, which have other parts.
   """
-  plain = layout_lib.Layout(
-    grid=layout.grid, prompt_len=layout.prompt_len, text_len=layout.text_len
-  )
-  if layout != plain:
+  order = (layout.prefix, layout.answer)
+  if order != (layout_lib.PREFIX, layout_lib.ANSWER) or layout.row_ends:
+    return None
+  if layout.sources != (layout.grid,):
     return None
   codes = np.arange(layout.image_len)
   prompt = layout.image_len + np.arange(layout.prompt_len)

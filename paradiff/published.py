@@ -10,8 +10,10 @@ published programs do, defects included.
 import dataclasses
 
 from paradiff import layout as layout_lib
+from paradiff import tasks
 from paradiff import variants
 from paradiff import vocab as vocab_lib
+from paradiff.convert import published as facts_lib
 from paradiff.diffusion import guidance
 from paradiff.diffusion import settings
 from paradiff.models import image_tokenizer
@@ -110,6 +112,7 @@ PARALLEL_A = variants.Variant(
   reference_sampler=dataclasses.replace(
     _SAMPLER_A, num_steps=256, text_temperature=0.7, quirks=QUIRKS_A
   ),
+  tasks=tasks.PARALLEL_A,
 )
 PARALLEL_M = variants.Variant(
   name="parallel_m",
@@ -146,4 +149,90 @@ PARALLEL_M = variants.Variant(
     text_guidance=guidance.Guidance(both=-2.5),
     quirks=QUIRKS_M,
   ),
+  tasks=tasks.PARALLEL_M,
 )
+LUMINA_DIMOO = dataclasses.replace(
+  PARALLEL_A,
+  name="lumina_dimoo",
+  reference_sampler=None,
+  tasks=tasks.LUMINA_DIMOO,
+)
+MMADA = dataclasses.replace(
+  PARALLEL_M, name="mmada", reference_sampler=None, tasks=tasks.MMADA
+)
+LLADA = variants.Variant(
+  name="llada",
+  transformer=_BACKBONE,
+  image_tokenizer=None,
+  vocab=vocab_lib.Vocab(
+    size=126_464,
+    text_size=126_349,
+    code_offset=126_349,
+    codebook_size=0,
+    mask_id=126_336,
+    bos_id=126_080,
+    eos_id=126_081,
+  ),
+  layout=layout_lib.Layout(
+    grid=None,
+    prompt_len=64,
+    text_len=256,
+    prefix=tasks.LLADA[0].prefix,
+    answer=tasks.LLADA[0].answer,
+    prompt_ends=False,
+    padding="left_out",
+  ),
+  sampler=settings.SamplerConfig(num_steps=256, text_block_len=32),
+  tasks=tasks.LLADA,
+)
+VARIANTS = {
+  variant.name: variant
+  for variant in (PARALLEL_A, PARALLEL_M, LUMINA_DIMOO, MMADA, LLADA)
+}
+# Fields of `Vocab` by the token's own string, or by a plain word where the
+# tokenizer has none for it.
+_MARKS = {
+  "<|mdm_mask|>": "mask_id",
+  "<|startoftext|>": "bos_id",
+  "<|endoftext|>": "eos_id",
+  "boi": "soi_id",
+  "eoi": "eoi_id",
+  "newline": "newline_id",
+  "<uncondition>": "null_id",
+  "</user>": "prompt_end_id",
+  "<answer>": "answer_start_id",
+  "</answer>": "answer_end_id",
+  "<|soi|>": "soi_id",
+  "<|eoi|>": "eoi_id",
+  "<|interleave|>": "edit_id",
+  "<|t2i|>": "generate_id",
+  "<|mmu|>": "describe_id",
+}
+
+
+def variant_of(facts: facts_lib.Published) -> variants.Variant:
+  """Return the variant of a checkpoint: its own sizes and ids."""
+  family = VARIANTS[facts.family]
+  code_offset = facts.text_size
+  ids = {
+    _MARKS[token]: i
+    for token, i in facts.special_ids.items()
+    if token in _MARKS
+  }
+  layout, pictures = family.layout, facts.image_tokenizer
+  if pictures is not None:
+    side = pictures.grid_size
+    layout = dataclasses.replace(layout, grid=(side, side))
+  return dataclasses.replace(
+    family,
+    transformer=facts.transformer,
+    image_tokenizer=pictures,
+    vocab=vocab_lib.Vocab(
+      size=facts.transformer.vocab_size,
+      text_size=facts.text_size,
+      code_offset=code_offset,
+      codebook_size=facts.codebook_size,
+      **ids,
+    ),
+    layout=layout,
+  )

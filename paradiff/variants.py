@@ -14,6 +14,7 @@ import jax
 
 from paradiff import layout as layout_lib
 from paradiff import places
+from paradiff import tasks as tasks_lib
 from paradiff import vocab as vocab_lib
 from paradiff.data import text
 from paradiff.diffusion import model as model_lib
@@ -30,11 +31,13 @@ class Variant:
   Attributes:
     name: what checkpoints and messages call it.
     transformer: the backbone.
-    image_tokenizer: picture to codes and back.
+    image_tokenizer: picture to codes and back; None for text alone.
     vocab: the ids.
     layout: where things stand in a sequence.
     sampler: default sampler settings.
     reference_sampler: those of the published program, if there is one.
+    tasks: what it can be asked for; none for a model of one layout, which
+      edits, and generates where there is no input picture.
 
   Raises:
     ValueError: if the parts contradict each other.
@@ -42,44 +45,77 @@ class Variant:
 
   name: str
   transformer: transformer_lib.TransformerConfig
-  image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig
+  image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig | None
   vocab: vocab_lib.Vocab
   layout: layout_lib.Layout
   sampler: settings.SamplerConfig
   reference_sampler: settings.SamplerConfig | None = None
+  tasks: tuple[tasks_lib.Task, ...] = ()
 
   def __post_init__(self) -> None:
-    pairs = (
+    sizes = [
       (
         "transformer.vocab_size and vocab.size",
         self.transformer.vocab_size,
         self.vocab.size,
-      ),
-      (
-        "image_tokenizer.codebook_size and vocab.codebook_size",
-        self.image_tokenizer.codebook_size,
-        self.vocab.codebook_size,
-      ),
-      (
-        "image_tokenizer.num_tokens and layout.image_len",
-        self.image_tokenizer.num_tokens,
-        self.layout.image_len,
-      ),
-    )
-    for names, first, second in pairs:
+      )
+    ]
+    if self.image_tokenizer is not None:
+      sizes += [
+        (
+          "image_tokenizer.codebook_size and vocab.codebook_size",
+          self.image_tokenizer.codebook_size,
+          self.vocab.codebook_size,
+        ),
+        (
+          "image_tokenizer.num_tokens and layout.image_len",
+          self.image_tokenizer.num_tokens,
+          self.layout.image_len,
+        ),
+      ]
+    for names, first, second in sizes:
       if first != second:
         raise ValueError(f"{names} must be equal, got {first} and {second}")
 
+  @property
+  def pictures(self) -> image_tokenizer_lib.ImageTokenizerConfig:
+    """The image tokenizer's sizes.
+
+    Raises:
+      ValueError: if the model has none.
+    """
+    if self.image_tokenizer is None:
+      raise ValueError(f"a model of pictures is needed, got {self.name}")
+    return self.image_tokenizer
+
+  def task(self, *names: str) -> tasks_lib.Task:
+    """Return the first of the named tasks that the model can do.
+
+    Raises:
+      ValueError: if it can do none of them.
+    """
+    known = {task.name: task for task in self.tasks}
+    for name in names:
+      if name in known:
+        return known[name]
+    raise ValueError(
+      f"{self.name} must be asked for one of {tuple(known)}, got "
+      f"{' or '.join(names)}"
+    )
+
 
 @functools.cache
-def model_of(variant: Variant) -> model_lib.Model:
+def model_of(
+  variant: Variant, layout: layout_lib.Layout | None = None
+) -> model_lib.Model:
   """Return the variant as the sampler and the losses see it.
 
-  Cached, so that one variant is one static argument and compiles once.
+  Cached, so that one variant in one layout (its own if None) is one static
+  argument and compiles once.
   """
   config = variant.transformer
   return model_lib.Model(
-    layout=variant.layout,
+    layout=layout or variant.layout,
     vocab=variant.vocab,
     denoiser=model_lib.Denoiser(
       trunk=lambda params, tokens, valid, places: transformer_lib.trunk(
@@ -174,12 +210,14 @@ def _scenes_variant(
 def init(variant: Variant, key: jax.Array) -> dict[str, Any]:
   """Draw untrained parameters of the transformer and the image tokenizer."""
   key_transformer, key_image = jax.random.split(key)
-  return {
-    "transformer": transformer_lib.init(variant.transformer, key_transformer),
-    "image_tokenizer": image_tokenizer_lib.init(
-      variant.image_tokenizer, key_image
-    ),
+  params = {
+    "transformer": transformer_lib.init(variant.transformer, key_transformer)
   }
+  if variant.image_tokenizer is not None:
+    params["image_tokenizer"] = image_tokenizer_lib.init(
+      variant.image_tokenizer, key_image
+    )
+  return params
 
 
 def _small_tokenizer(

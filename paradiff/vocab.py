@@ -36,7 +36,7 @@ class Vocab:
     answer_end_id: ends an answer.
     null_id: stands for a prompt that is left out.
 
-  Of the tokens behind `eoi_id` a model has those of its sequences; the others
+  Of the tokens behind `eos_id` a model has those of its sequences; the others
   are None.
 
   Raises:
@@ -51,8 +51,8 @@ class Vocab:
   mask_id: int
   bos_id: int
   eos_id: int
-  soi_id: int
-  eoi_id: int
+  soi_id: int | None = None
+  eoi_id: int | None = None
   edit_id: int | None = None
   generate_id: int | None = None
   describe_id: int | None = None

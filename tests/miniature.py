@@ -21,7 +21,7 @@ VARIANT = dataclasses.replace(
     mlp_width=48,
   ),
   image_tokenizer=dataclasses.replace(
-    variants.MICRO.image_tokenizer,
+    variants.MICRO.pictures,
     base_channels=4,
     encoder_multipliers=(1, 1, 1, 1, 1),
     decoder_multipliers=(1, 1, 1, 1, 1),

@@ -9,18 +9,18 @@ import pytest
 from paradiff import display
 from paradiff import drawing
 from paradiff import gif
-from paradiff import pipeline
+from paradiff import outputs as outputs_lib
 
 WORDS = ("add", "red", "star", ".", "result", ":", "a2", ",")
 RED = np.full((64, 64, 3), (200, 0, 0), np.uint8)
 BLUE = np.full((64, 64, 3), (0, 0, 200), np.uint8)
 
 
-def canvas(step: int, num_masked: int) -> pipeline.Canvas:
+def canvas(step: int, num_masked: int) -> outputs_lib.Canvas:
   """A canvas of four steps whose first words and cells are masked."""
   masked = np.arange(16).reshape(4, 4) < num_masked
   hidden = min(num_masked, len(WORDS))
-  return pipeline.Canvas(
+  return outputs_lib.Canvas(
     step=step,
     num_steps=4,
     words=(None,) * hidden + WORDS[hidden:],

@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.crop_steps = 800
   config.thin_rate = 0.25
   config.finish_thin_rate = 0.75  # nearer to the scenes of the benchmark
-  config.tokenizer = dataclasses.asdict(variants.MICRO.image_tokenizer)
+  config.tokenizer = dataclasses.asdict(variants.MICRO.pictures)
   config.loss = dict(batch_entropy_steps=1200)
   config.optim = dict(
     learning_rate=4e-3,

@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.crop_steps = 1000
   config.thin_rate = 0.25
   config.finish_thin_rate = 0.75  # nearer to the scenes of the benchmark
-  config.tokenizer = dataclasses.asdict(variants.TINY.image_tokenizer)
+  config.tokenizer = dataclasses.asdict(variants.TINY.pictures)
   config.loss = dict(batch_entropy_steps=1400)
   config.optim = dict(
     learning_rate=4e-3,

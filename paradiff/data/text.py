@@ -110,6 +110,30 @@ class TextTokenizer:
       ValueError: if the text is empty, too long, not Unicode, or has special
         tokens or words that the tokenizer lacks, naming them.
     """
+    self._check(text)
+    return self._encode(text, max_len)
+
+  def encode_between(
+    self, words: str, text: str | None = None, *, max_len: int | None = None
+  ) -> list[int]:
+    """Turn a text between fixed words, special tokens of theirs included.
+
+    Args:
+      words: what a model was trained to see around a text, which takes the
+        place of `{prompt}`.
+      text: as `encode` takes it; None where `words` have no place for one.
+      max_len: the most tokens that there is room for, `words` included.
+
+    Raises:
+      ValueError: as `encode`.
+    """
+    if text is None:
+      return self._encode(words, max_len)
+    self._check(text)
+    return self._encode(words.replace("{prompt}", text), max_len)
+
+  def _check(self, text: str) -> None:
+    """Refuse what cannot be encoded or would read as more than words."""
     if not text.strip():
       raise ValueError(f"text must have at least one word, got {text!r}")
     try:
@@ -122,6 +146,8 @@ class TextTokenizer:
     unknown = self._unknown(text)
     if unknown:
       raise ValueError(self._unknown_message(unknown))
+
+  def _encode(self, text: str, max_len: int | None) -> list[int]:
     ids = self.fast.encode(text, add_special_tokens=False)
     if max_len is not None and len(ids) > max_len:
       raise ValueError(

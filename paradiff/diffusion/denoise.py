@@ -142,8 +142,12 @@ def commit_image(
   last = jnp.arange(len(index))[None] == order.argmin(axis=1)[:, None]
   again = last & (num_masked == 0)[:, None]
   tokens = jnp.where(again, vocab.mask_id, state.tokens[:, index])
+  # Uncommitted, so that later proposals count for it again.
+  step_of = jnp.where(again, config.num_steps, state.commit_step[:, index])
   return dataclasses.replace(
-    state, tokens=state.tokens.at[:, index].set(tokens)
+    state,
+    tokens=state.tokens.at[:, index].set(tokens),
+    commit_step=state.commit_step.at[:, index].set(step_of),
   )
 
 

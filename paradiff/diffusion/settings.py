@@ -51,7 +51,8 @@ class Quirks:
       distribution from other random numbers (A, M).
     attended_padding: a dropped prompt is padded to the length of the prompt,
       and the padding takes part (M).
-    bfloat16_noise: the text's Gumbel numbers are bfloat16, 519 values (A).
+    bfloat16_noise: the text's Gumbel numbers are bfloat16, some 500 values
+      (A). Of those of `gumbel_draws`.
 
   Source: tyfeld/MMaDA-Parallel, `generate_ti2ti` (A), `interleave_generate`
   (M).
@@ -88,7 +89,10 @@ class Quirks:
   def commits_are_final(self) -> bool:
     """Whether commit steps and final tokens describe the whole run."""
     return not (
-      self.leftover != "none" or self.remask_known or self.any_text_id
+      self.leftover != "none"
+      or self.open_end
+      or self.remask_known
+      or self.any_text_id
     )
 
 

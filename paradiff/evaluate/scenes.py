@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff import variants
 from paradiff.diffusion import settings
@@ -23,7 +24,7 @@ def answer(
   config: settings.SamplerConfig | None = None,
   batch_size: int = 100,
   on_progress: Callable[[int, int], None] | None = None,
-) -> list[pipeline_lib.Output]:
+) -> list[outputs_lib.Output]:
   """Answer every example; the last batch is filled up, so one program serves.
 
   Args:
@@ -34,7 +35,7 @@ def answer(
     batch_size: examples a batch.
     on_progress: called with (examples done, all examples) after each batch.
   """
-  outputs: list[pipeline_lib.Output] = []
+  outputs: list[outputs_lib.Output] = []
   batch_size = min(batch_size, len(examples))
   for number, first in enumerate(range(0, len(examples), batch_size)):
     batch = list(examples[first : first + batch_size])
@@ -56,7 +57,7 @@ def answer(
 
 
 def score_outputs(
-  examples: Sequence[rules.Example], outputs: Sequence[pipeline_lib.Output]
+  examples: Sequence[rules.Example], outputs: Sequence[outputs_lib.Output]
 ) -> Scores:
   """Score each answer on the exact metrics."""
   return [

@@ -1,0 +1,1 @@
+"""Measurements; each says what it is to be compared with."""

@@ -1,0 +1,1 @@
+"""Published checkpoints to parameter trees and back, without loss."""

@@ -1,0 +1,124 @@
+"""From finished or unfinished tokens to words and pictures."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from paradiff import layout as layout_lib
+from paradiff import sequence
+from paradiff import variants
+from paradiff.data import text as text_lib
+from paradiff.diffusion import trajectory
+
+_BLANK_GREY = 251  # where nothing is proposed yet
+Decode = Callable[[np.ndarray, layout_lib.Grid], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """What the model made of one request.
+
+  Attributes:
+    text: the reasoning or answer, up to its end; empty where none was asked.
+    picture: uint8[H, W, 3]; None where none was asked.
+  """
+
+  text: str
+  picture: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+  """One request while it is denoised.
+
+  Attributes:
+    step: steps done, in [0, num_steps].
+    num_steps: S.
+    words: the text position by position up to the first committed end of
+      text; None where masked.
+    picture: uint8[H, W, 3], with the current proposal where masked; None
+      where none was asked.
+    masked: bool[h, w], which picture tokens are not yet committed; None
+      without a picture.
+  """
+
+  step: int
+  num_steps: int
+  words: tuple[str | None, ...]
+  picture: Any
+  masked: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+  """What answers are read with.
+
+  Attributes:
+    variant: the model as data.
+    text_tokenizer: ids to words.
+    decode: codes int32[B, N] and their grid to pictures uint8[B, H, W, 3].
+  """
+
+  variant: variants.Variant
+  text_tokenizer: text_lib.TextTokenizer
+  decode: Decode
+
+  def outputs(
+    self, tokens: np.ndarray, layout: layout_lib.Layout
+  ) -> list[Output]:
+    """Turn answers int32[B, A] into texts and pictures.
+
+    Text that stayed masked, or that is no text, is left out.
+    """
+    vocab = self.variant.vocab
+    pictures: Sequence[Any] = [None] * len(tokens)
+    if layout.grid is not None:
+      codes = self._codes(tokens, layout)
+      pictures = list(self.decode(codes, layout.grid))
+    texts = []
+    for answer in tokens:
+      ids = sequence.text_of(layout, vocab, answer)
+      known = [i for i in ids if i < vocab.text_size and i != vocab.mask_id]
+      texts.append(self.text_tokenizer.decode(known))
+    return [
+      Output(text=text, picture=picture)
+      for text, picture in zip(texts, pictures, strict=True)
+    ]
+
+  def _codes(self, tokens: np.ndarray, layout: layout_lib.Layout) -> np.ndarray:
+    """Return codes of answers int32[B, A]; code 0 where still masked."""
+    codes = self.variant.vocab.token_to_code(tokens[:, layout.image_index])
+    return np.clip(codes, 0, self.variant.vocab.codebook_size - 1)
+
+  def canvas(
+    self,
+    state: trajectory.State,
+    layout: layout_lib.Layout,
+    *,
+    step: int,
+    num_steps: int,
+  ) -> Canvas:
+    """Read the first row of a run back to the host."""
+    vocab = self.variant.vocab
+    tokens, predicted = np.asarray(state.tokens), np.asarray(state.predicted)
+    words = tuple(
+      None if i == vocab.mask_id else self.text_tokenizer.decode([i])
+      for i in sequence.text_of(layout, vocab, tokens[0])
+    )
+    canvas = Canvas(step, num_steps, words, None, None)
+    if layout.grid is None:
+      return canvas
+    masked = tokens[0, layout.image_index] == vocab.mask_id
+    codes = self._codes(predicted, layout)
+    picture = self.decode(codes, layout.grid)[0]
+    # Before the first proposal there is nothing to show.
+    is_blank = predicted[0, layout.image_index] == vocab.mask_id
+    cell = np.ones((self.variant.pictures.factor,) * 2, np.bool_)
+    blank = np.kron(is_blank.reshape(layout.grid), cell)[..., None]
+    return dataclasses.replace(
+      canvas,
+      picture=np.where(blank, np.uint8(_BLANK_GREY), picture),
+      masked=masked.reshape(layout.grid),
+    )
