@@ -91,7 +91,7 @@ def load(
 
 def _of(found: model_files.Model, picture_size: int | None) -> Loaded:
   """Return a published model."""
-  facts = found.published
+  facts = found.facts
   if picture_size is not None and facts.image_tokenizer is not None:
     pictures = dataclasses.replace(
       facts.image_tokenizer, picture_size=picture_size

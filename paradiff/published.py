@@ -13,7 +13,7 @@ from paradiff import layout as layout_lib
 from paradiff import tasks
 from paradiff import variants
 from paradiff import vocab as vocab_lib
-from paradiff.convert import published as facts_lib
+from paradiff.convert import facts as facts_lib
 from paradiff.diffusion import guidance
 from paradiff.diffusion import settings
 from paradiff.models import image_tokenizer
@@ -210,7 +210,7 @@ _MARKS = {
 }
 
 
-def variant_of(facts: facts_lib.Published) -> variants.Variant:
+def variant_of(facts: facts_lib.Facts) -> variants.Variant:
   """Return the variant of a checkpoint: its own sizes and ids."""
   family = VARIANTS[facts.family]
   code_offset = facts.text_size

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import oracles
 import pytest
 import toy
+import toy_published as published
 
 from paradiff import layout as layout_lib
 from paradiff import places as places_lib
@@ -34,6 +36,104 @@ def test_layout_spans_hand_worked():
 )
 def test_layout_refuses_empty_parts(change):
   with pytest.raises(ValueError, match="layout sizes must be positive"):
+    dataclasses.replace(TINY, **change)
+
+
+# Prefix and answer length; columns of the input's codes, of the prompt, of the
+# output's codes, of the text; tokens without text, without picture, neither.
+SPANS = {
+  "edit_a": (12, 13, [4, 5, 7, 8], 0, [2, 3, 5, 6], 9, (11, 4, 3)),
+  "generate_a": (4, 13, [], 0, [2, 3, 5, 6], 9, (3, 4, 3)),
+  "picture_a": (4, 10, [], 0, [2, 3, 5, 6], None, (3, 4, 3)),
+  "style_a": (
+    *(18, 10, [4, 5, 7, 8, 12, 13, 14], 0),
+    *([2, 3, 5, 6], None, (17, 4, 3)),
+  ),
+  "describe_a": (9, 5, [4, 5], 0, [], 1, (8, 4, 3)),
+  "edit_m": (12, 10, [2, 3, 4, 5], 8, [1, 2, 3, 4], 7, (9, 12, 9)),
+  "picture_m": (6, 6, [], 2, [1, 2, 3, 4], None, (3, 6, 3)),
+  "text_m": (5, 3, [], 1, [], 0, (2, 5, 2)),
+}
+
+
+@pytest.mark.parametrize("name", published.FAMILIES)
+def test_spans_of_the_published_families_hand_worked(name):
+  layout, _ = published.FAMILIES[name]
+  prefix_len, answer_len, source, prompt, image, text, null = SPANS[name]
+  assert (layout.prefix_len, layout.answer_len) == (prefix_len, answer_len)
+  assert layout.source_index.tolist() == source
+  columns = slice(prompt, prompt + layout.prompt_len)
+  assert layout.prompt_span == columns
+  assert layout.image_index.tolist() == image
+  assert layout.image_len == len(image)
+  words = [] if text is None else list(range(text, text + layout.text_len))
+  assert layout.text_index.tolist() == words
+  drops = ((True, False), (False, True), (True, True))
+  assert null == tuple(
+    layout.null_prefix_len(text=t, image=i) for t, i in drops
+  )
+  for index in (layout.source_index, layout.image_index, layout.text_index):
+    assert index.dtype == np.int32
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 2), (2, 5)])
+@pytest.mark.parametrize("row_ends", [False, True])
+def test_a_picture_s_columns_are_its_codes_and_never_its_marks(grid, row_ends):
+  layout = dataclasses.replace(
+    published.EDIT_A, grid=grid, source_grids=None, row_ends=row_ends
+  )
+  codes = np.arange(grid[0] * grid[1]) % 16
+  answer = sequence_lib.encode_answer(layout, published.VOCAB_A, codes=codes)
+  prefix, _ = sequence_lib.encode_prefix(
+    layout, published.VOCAB_A, prompt_ids=[], source_codes=codes
+  )
+  for tokens, index in (
+    (answer, layout.image_index),
+    (prefix, layout.source_index),
+  ):
+    np.testing.assert_array_equal(tokens[index], codes + 24)
+    others = np.delete(tokens, index)
+    assert (others < 24).all()
+    assert (others == 5).sum() == grid[0] * row_ends
+
+
+def test_padding_decides_how_long_a_dropped_prompt_is():
+  for padding, length in (("left_out", 1), ("attended", 4)):
+    layout = dataclasses.replace(published.EDIT_M, padding=padding)
+    assert layout.null_prompt_len == length
+  assert published.EDIT_A.null_prompt_len == 2
+
+
+def test_a_layout_may_come_from_json():
+  fields = dataclasses.asdict(published.STYLE_A)
+  as_json = json.loads(json.dumps(fields))
+  assert as_json["source_grids"] == [[2, 2], [1, 3]]
+  layout = layout_lib.Layout(**as_json)
+  assert layout == published.STYLE_A
+  assert hash(layout) == hash(published.STYLE_A)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"padding": "kept"}, "padding must be one of .*'left_out'.*got 'kept'"),
+    ({"null_source": "black"}, "null_source must be one of .*got 'black'"),
+    ({"answer": ("text",)}, "'image' must occur 1 times"),
+    ({"answer": ("image", "text", "text")}, "'text' must occur 1 times"),
+    ({"text_len": 0}, "'text' must occur 0 times"),
+    ({"grid": None, "source_grids": ()}, "'image' must occur 0 times"),
+    ({"prefix": ("source",)}, "'prompt' must occur 1 times"),
+    ({"source_grids": ()}, "'source' must occur 0 times"),
+    ({"source_grids": ((2, 0),)}, "layout sizes must be positive"),
+    (
+      {"grid": None, "text_len": 0, "answer": (), "prefix": ("prompt",)},
+      "an answer must have a picture or a text",
+    ),
+  ],
+  ids=str,
+)
+def test_layouts_whose_parts_contradict_each_other_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
     dataclasses.replace(TINY, **change)
 
 

@@ -101,7 +101,7 @@ def report(model: model_lib.Model, out: str, seconds: float) -> str:
   dtypes = sorted({np.dtype(leaf.dtype).name for leaf in leaves})
   origin = model.origin
   lines = [
-    f"{model.published.family} -> {out}",
+    f"{model.facts.family} -> {out}",
     f"  parameters  {num_params:,}",
     f"  bytes       {num_bytes:,}",
     f"  dtype       {', '.join(dtypes)}",

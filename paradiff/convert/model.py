@@ -12,12 +12,12 @@ from etils import epath
 
 from paradiff import checkpoints
 from paradiff import sharding as sharding_lib
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import families
 from paradiff.convert import folders
 from paradiff.convert import load as load_lib
 from paradiff.convert import picture_tokenizers
 from paradiff.convert import plan as plan_lib
-from paradiff.convert import published as published_lib
 from paradiff.convert import rules
 from paradiff.convert import tensors
 from paradiff.models import image_tokenizer as image_tokenizer_lib
@@ -64,14 +64,14 @@ class Model:
   """A model with its parameters.
 
   Attributes:
-    published: the facts.
+    facts: what it is.
     params: the transformer's parameters.
     image_params: the image tokenizer's; None for a model of text alone.
     tokenizer: folder of the tokenizer's files.
     origin: of the files; None for a model that was trained here.
   """
 
-  published: published_lib.Published
+  facts: facts_lib.Facts
   params: Any
   image_params: Any
   tokenizer: epath.Path
@@ -79,12 +79,12 @@ class Model:
 
 
 def param_shapes(
-  published: published_lib.Published, mesh: jax.sharding.Mesh | None = None
+  facts: facts_lib.Facts, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Any, Any]:
   """Return the trees of shapes of the two networks, placed on a mesh.
 
   Args:
-    published: the facts.
+    facts: what it is.
     mesh: of `sharding.make_mesh`; None leaves the shapes without a place.
 
   Returns:
@@ -94,12 +94,12 @@ def param_shapes(
   Raises:
     ValueError: if the mesh does not divide a parameter.
   """
-  config = published.transformer
+  config = facts.transformer
   key = jax.eval_shape(lambda: jax.random.key(0))
   ours = jax.eval_shape(lambda key: transformer_lib.init(config, key), key)
   pictures = None
-  if published.image_tokenizer is not None:
-    image_config = published.image_tokenizer
+  if facts.image_tokenizer is not None:
+    image_config = facts.image_tokenizer
     pictures = jax.eval_shape(
       lambda key: image_tokenizer_lib.init(image_config, key), key
     )
@@ -156,8 +156,8 @@ def read(
   if tokenizer is not None:
     roots["tokenizer"] = folders.resolve(tokenizer)
   # The config first: what is wrong with it explains what else is wrong.
-  config_path = roots["model"] / published_lib.CONFIG
-  published_lib.check_config(tensors.read_json(config_path), known, config_path)
+  config_path = roots["model"] / facts_lib.CONFIG
+  facts_lib.check_config(tensors.read_json(config_path), known, config_path)
   opened = {"transformer": tensors.Checkpoint.open(roots["model"])}
   image_config = None
   if known.image_tokenizer is not None:
@@ -166,22 +166,22 @@ def read(
     image_config = picture_tokenizers.read(
       known.image_tokenizer, folder, opened["image_tokenizer"]
     )
-  published = published_lib.read(
+  facts = facts_lib.read(
     roots["model"],
     family,
     checkpoint=opened["transformer"],
     image_tokenizer=image_config,
     tokenizer=roots.get("tokenizer"),
   )
-  ours, pictures = param_shapes(published, mesh)
+  ours, pictures = param_shapes(facts, mesh)
   shapes = {"transformer": ours, "image_tokenizer": pictures}
   plans = {
-    name: plan_lib.match(rules_of(published)[name], checkpoint, shapes[name])
+    name: plan_lib.match(rules_of(facts)[name], checkpoint, shapes[name])
     for name, checkpoint in opened.items()
   }
   params = _load(opened, plans, shapes, on_tensor=on_tensor)
   return Model(
-    published=published,
+    facts=facts,
     params=params["transformer"],
     image_params=params.get("image_tokenizer"),
     tokenizer=epath.Path(roots.get("tokenizer", roots["model"])),
@@ -190,11 +190,11 @@ def read(
 
 
 def rules_of(
-  published: published_lib.Published,
+  facts: facts_lib.Facts,
 ) -> dict[str, tuple[rules.Rule, ...]]:
   """Return the rules of each network of a model."""
   found: dict[str, tuple[rules.Rule, ...]] = {"transformer": rules.BACKBONE}
-  kind = families.find(published.family).image_tokenizer
+  kind = families.find(facts.family).image_tokenizer
   if kind is not None:
     found["image_tokenizer"] = picture_tokenizers.RULES[kind]
   return found

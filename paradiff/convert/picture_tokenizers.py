@@ -6,7 +6,7 @@ import pathlib
 import re
 from typing import Any
 
-from paradiff.convert import published
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import rules
 from paradiff.convert import tensors
 from paradiff.models import image_tokenizer as image_tokenizer_lib
@@ -48,7 +48,7 @@ def read(
     ValueError: naming the file, if it is of another model.
   """
   if kind == "amused":
-    return _amused(folder / published.CONFIG)
+    return _amused(folder / facts_lib.CONFIG)
   return _magvitv2(checkpoint)
 
 
@@ -74,7 +74,7 @@ def to_config(
 
 def _amused(path: pathlib.Path) -> image_tokenizer_lib.ImageTokenizerConfig:
   config = tensors.read_json(path)
-  published.check_words(config, _AMUSED_WORDS, path, required=True)
+  facts_lib.check_words(config, _AMUSED_WORDS, path, required=True)
   channels = config.get("block_out_channels")
   if (
     not isinstance(channels, list)
@@ -86,15 +86,15 @@ def _amused(path: pathlib.Path) -> image_tokenizer_lib.ImageTokenizerConfig:
       f"{channels!r}"
     )
   for key in _AMUSED_SIZES:
-    published.size(config, key, path)
+    facts_lib.size(config, key, path)
   latent_channels = config["latent_channels"]
   num_levels = len(channels)
   wanted: dict[str, tuple[Any, ...]] = {
     "down_block_types": (["DownEncoderBlock2D"] * num_levels,),
     "up_block_types": (["UpDecoderBlock2D"] * num_levels,),
   }
-  published.check_words(config, wanted, path, required=True)
-  published.check_words(
+  facts_lib.check_words(config, wanted, path, required=True)
+  facts_lib.check_words(
     config, {"vq_embed_dim": (None, latent_channels)}, path, required=False
   )
   multipliers = tuple(c // channels[0] for c in channels)

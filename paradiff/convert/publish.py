@@ -8,12 +8,12 @@ import numpy as np
 from etils import epath
 
 from paradiff.convert import export as export_lib
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import families
 from paradiff.convert import folders
 from paradiff.convert import load as load_lib
 from paradiff.convert import model as model_lib
 from paradiff.convert import picture_tokenizers
-from paradiff.convert import published as published_lib
 
 _TRANSFORMER = "transformer"
 _PICTURES = "image_tokenizer"
@@ -55,7 +55,7 @@ def export(
       carried=_ignored(model) if name == _PICTURES else None,
       on_tensor=count,
     )
-    for name, rules in model_lib.rules_of(model.published).items()
+    for name, rules in model_lib.rules_of(model.facts).items()
   }
   with folders.complete_or_absent(folder) as partial:
     root = pathlib.Path(os.fspath(partial))
@@ -86,10 +86,10 @@ def _ignored(model: model_lib.Model) -> Mapping[str, np.ndarray]:
 
   The published code registers them; its checkpoints lack nothing that way.
   """
-  family = families.find(model.published.family)
+  family = families.find(model.facts.family)
   if model.origin is not None:
     return model.origin.ignored
-  config = model.published.image_tokenizer
+  config = model.facts.image_tokenizer
   if family.image_tokenizer != "magvitv2" or config is None:
     return {}
   weights = 2 ** np.arange(config.code_bits - 1, -1, -1, dtype=np.int64)
@@ -106,16 +106,16 @@ def _export_standard(
   max_shard_bytes: int,
 ) -> None:
   """Write files as transformers and diffusers would."""
-  published = model.published
+  facts = model.facts
   folders.copy_tokenizer(model.tokenizer, epath.Path(root))
-  config = export_lib.to_text(published_lib.to_config(published))
-  (root / published_lib.CONFIG).write_text(config)
+  config = export_lib.to_text(facts_lib.to_config(facts))
+  (root / facts_lib.CONFIG).write_text(config)
   reader = readers[_TRANSFORMER]
   export_lib.write_standard(
     root, reader.entries(), reader, max_shard_bytes=max_shard_bytes
   )
-  kind = families.find(published.family).image_tokenizer
-  if kind is None or published.image_tokenizer is None:
+  kind = families.find(facts.family).image_tokenizer
+  if kind is None or facts.image_tokenizer is None:
     return
   folder = root / (picture_tokenizers.SUBFOLDERS[kind] or _PICTURES)
   folder.mkdir()
@@ -128,5 +128,5 @@ def _export_standard(
     max_shard_bytes=max_shard_bytes,
   )
   if kind == "amused":
-    text = picture_tokenizers.to_config(published.image_tokenizer)
-    (folder / published_lib.CONFIG).write_text(export_lib.to_text(text))
+    text = picture_tokenizers.to_config(facts.image_tokenizer)
+    (folder / facts_lib.CONFIG).write_text(export_lib.to_text(text))

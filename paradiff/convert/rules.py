@@ -67,6 +67,8 @@ TRANSFORMS = {
   # [H K, D] -> [D, H, K], and [D, H K] -> [H, K, D].
   "heads_in": Transform((2, 0, 1), (2, 1), (256, 2, 0)),
   "heads_out": Transform((1, 2, 0), (1, 2), (2, 0, 256)),
+  # [H K] -> [H, K].
+  "heads_bias": Transform((0, 1), (2,)),
   # A convolution's kernel, OIHW -> HWIO.
   "conv": Transform((2, 3, 1, 0), (1, 1, 1, 1)),
 }

@@ -2,7 +2,7 @@
 
 A folder of ours has `transformer/` (Orbax, restored onto any sharding),
 `image_tokenizer.safetensors` with its config, the tokenizer's files,
-`published.json` (the facts) and, if the model was a published one,
+`facts.json` (the facts) and, if the model was a published one,
 `source.json` and `source/`: what its files were besides the numbers, so that
 `publish.export` gives them back byte for byte.
 """
@@ -21,11 +21,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from paradiff import checkpoints
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import folders
 from paradiff.convert import model as model_lib
-from paradiff.convert import published as published_lib
 
-_FACTS = "published.json"
+_FACTS = "facts.json"
 _SOURCE = "source.json"
 _CARRIED = "source"
 _IGNORED = "ignored"
@@ -50,13 +50,13 @@ def save(folder: epath.PathLike, model: model_lib.Model) -> None:
   """
   with folders.complete_or_absent(folder) as root:
     folders.copy_tokenizer(model.tokenizer, root)
-    _write_json(root / _FACTS, published_lib.to_dict(model.published))
+    _write_json(root / _FACTS, facts_lib.to_dict(model.facts))
     if model.image_params is not None:
       checkpoints.save_pretrained(
         root,
         _PICTURES,
         model.image_params,
-        published_lib.to_dict(model.published)[_PICTURES],
+        facts_lib.to_dict(model.facts)[_PICTURES],
       )
     if model.origin is not None:
       _save_origin(root, model.origin)
@@ -82,12 +82,12 @@ def load(
   root = epath.Path(folder)
   facts = root / _FACTS
   try:
-    published = published_lib.from_dict(_read_json(facts))
+    facts = facts_lib.from_dict(_read_json(facts))
   except ValueError as error:
     raise ValueError(
       f"{os.fspath(facts)} must hold facts, got {error}"
     ) from error
-  shapes, image_shapes = model_lib.param_shapes(published, mesh)
+  shapes, image_shapes = model_lib.param_shapes(facts, mesh)
   params = _restore(root / _TRANSFORMER, shapes)
   image_params = None
   if image_shapes is not None:
@@ -99,7 +99,7 @@ def load(
     )
     image_params = jax.tree.map(_put, image_params, image_shapes)
   return model_lib.Model(
-    published=published,
+    facts=facts,
     params=params,
     image_params=image_params,
     tokenizer=root,

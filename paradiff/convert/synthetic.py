@@ -17,10 +17,10 @@ import numpy as np
 
 from paradiff import checkpoints
 from paradiff.convert import export
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import families
 from paradiff.convert import picture_tokenizers
 from paradiff.convert import plan as plan_lib
-from paradiff.convert import published as published_lib
 from paradiff.convert import rules
 from paradiff.models import image_tokenizer as image_tokenizer_lib
 from paradiff.models import transformer as transformer_lib
@@ -104,7 +104,7 @@ def build(
   text_size, ids = _build_tokenizer(root, known, sizes.num_words)
   pictures = _pictures(known, sizes)
   codebook_size = 0 if pictures is None else pictures.codebook_size
-  published = published_lib.Published(
+  facts = facts_lib.Facts(
     family=family,
     transformer=transformer_lib.TransformerConfig(
       vocab_size=text_size + codebook_size + sizes.spare_rows,
@@ -118,12 +118,12 @@ def build(
     codebook_size=codebook_size,
     special_ids=ids,
   )
-  config = published_lib.to_config(published)
-  (root / published_lib.CONFIG).write_text(export.to_text(config))
+  config = facts_lib.to_config(facts)
+  (root / facts_lib.CONFIG).write_text(export.to_text(config))
   entries = _entries(
     rules.BACKBONE,
     jax.eval_shape(
-      lambda: transformer_lib.init(published.transformer, jax.random.key(0))
+      lambda: transformer_lib.init(facts.transformer, jax.random.key(0))
     ),
     sizes.dtype,
   )
@@ -142,7 +142,7 @@ def build(
   )
   if kind == "amused":
     text = export.to_text(picture_tokenizers.to_config(pictures))
-    (inside / published_lib.CONFIG).write_text(text)
+    (inside / facts_lib.CONFIG).write_text(text)
     _write(inside, entries, "diffusion_pytorch_model", 1, seed=seed)
   else:
     bits = pictures.code_bits

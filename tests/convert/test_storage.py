@@ -14,10 +14,10 @@ import toy
 
 from paradiff import checkpoints
 from paradiff.convert import export as export_lib
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import load as load_lib
 from paradiff.convert import model as model_lib
 from paradiff.convert import publish
-from paradiff.convert import published
 from paradiff.convert import storage
 from paradiff.convert import synthetic
 from paradiff.convert import tensors
@@ -119,14 +119,14 @@ def test_files_that_this_library_would_not_write_come_back_too(tmp_path):
 def test_a_stored_model_is_the_one_that_was_read(converted, family):
   read = _read(converted / "source" / family, family)
   stored = storage.load(converted / family)
-  assert stored.published == read.published
+  assert stored.facts == read.facts
   assert _bits(stored.params) == _bits(read.params)
   if family == "llada":
     assert stored.image_params is None
   else:
     assert _bits(stored.image_params) == _bits(read.image_params)
   words = text.TextTokenizer.load(converted / family)
-  assert len(words) == stored.published.text_size
+  assert len(words) == stored.facts.text_size
 
 
 def test_relative_folders_are_folders(tmp_path, monkeypatch, converted):
@@ -143,7 +143,7 @@ def test_a_model_is_restored_onto_a_mesh(converted):
   read = _read(converted / "source" / family, family, mesh=mesh)
   stored = storage.load(converted / family, mesh=mesh)
   for model in (read, stored):
-    expected, pictures = model_lib.param_shapes(model.published, mesh)
+    expected, pictures = model_lib.param_shapes(model.facts, mesh)
     for params, shapes in (
       (model.params, expected),
       (model.image_params, pictures),
@@ -200,11 +200,9 @@ def test_a_model_without_an_origin_gets_the_standard_layout(
   again = _read(out, family)
   assert _bits(again.params) == _bits(tuned.params)
   expected = dataclasses.replace(
-    tuned.published.transformer, compute_dtype="float32"
+    tuned.facts.transformer, compute_dtype="float32"
   )
-  assert again.published == dataclasses.replace(
-    tuned.published, transformer=expected
-  )
+  assert again.facts == dataclasses.replace(tuned.facts, transformer=expected)
 
 
 def test_lookup_free_buffers_are_what_the_bits_say(tmp_path, converted):
@@ -285,9 +283,9 @@ def test_export_to_a_remote_folder_is_refused(converted):
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
-    ("published.json", None, r"must have .*published\.json"),
-    ("published.json", "{", r"published\.json must be JSON"),
-    ("published.json", '{"family": "llada"}', r"published\.json must hold fac"),
+    ("facts.json", None, r"must have .*facts\.json"),
+    ("facts.json", "{", r"facts\.json must be JSON"),
+    ("facts.json", '{"family": "llada"}', r"facts\.json must hold fac"),
     ("source.json", "[]", r"source\.json must hold an object"),
     ("source.json", "{}", r"source\.json must say what a source was"),
     ("image_tokenizer.safetensors", None, r"image_tokenizer\.safetensors"),
@@ -313,17 +311,17 @@ def test_a_damaged_folder_is_named(tmp_path, converted, name, content, message):
 def test_parameters_of_other_facts_are_refused(tmp_path, converted):
   folder = tmp_path / "model"
   storage.save(folder, storage.load(converted / "llada"))
-  facts = json.loads((folder / "published.json").read_text())
+  facts = json.loads((folder / "facts.json").read_text())
   facts["transformer"]["num_layers"] = 3
-  (folder / "published.json").write_text(json.dumps(facts))
+  (folder / "facts.json").write_text(json.dumps(facts))
   with pytest.raises(ValueError, match=r"transformer must hold the parameters"):
     storage.load(folder)
 
 
 def test_a_published_config_of_ours_says_all_that_is_checked(converted):
-  facts = storage.load(converted / "llada").published
-  config = published.to_config(facts)
-  assert {*published.REQUIRED, *published.OPTIONAL} <= set(config)
+  facts = storage.load(converted / "llada").facts
+  config = facts_lib.to_config(facts)
+  assert {*facts_lib.REQUIRED, *facts_lib.OPTIONAL} <= set(config)
 
 
 def test_bytes_done_are_counted_over_both_networks(converted):

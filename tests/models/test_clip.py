@@ -34,13 +34,14 @@ def record():
     for name, shape in drawn_weights.listed(file["names"])
   }
   tensors["logit_scale"] = np.asarray(2.6592, np.float32)
-  config = clip_config.config_from_dict(json.loads(str(file["config"])))
+  hf_config = json.loads(str(file["config"]))
+  config = clip_config.config_from_dict(hf_config)
   pixels = jnp.asarray(file["pixel_values"].transpose(0, 2, 3, 1))
   return {
     **file,
     "config": config,
     "tensors": tensors,
-    "params": clip_tensors.params_from(config, tensors),
+    "params": clip_tensors.params_from(hf_config, tensors),
     "pixels": pixels,
   }
 

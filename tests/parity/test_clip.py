@@ -83,7 +83,7 @@ def test_embeddings_and_logits_equal_the_published(
   network = transformers.CLIPModel(transformers.CLIPConfig(**hf_config))
   tensors = randomise(network)
   config = clip_config.config_from_dict(network.config.to_dict())
-  params = clip_tensors.params_from(config, tensors)
+  params = clip_tensors.params_from(network.config.to_dict(), tensors)
   ids, mask = _texts()
   pixels = np.random.default_rng(3).standard_normal((2, 24, 24, 3))
   pixels = pixels.astype(np.float32)

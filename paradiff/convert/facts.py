@@ -46,7 +46,7 @@ _SIZES = ("d_model", "n_layers", "n_heads", "mlp_hidden_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class Facts:
   """What a published model is, without its weights.
 
   Attributes:
@@ -68,12 +68,12 @@ class Published:
   special_ids: Mapping[str, int]
 
 
-def to_dict(published: Published) -> dict[str, Any]:
+def to_dict(facts: Facts) -> dict[str, Any]:
   """Return the facts as plain data for a json file."""
-  return dataclasses.asdict(published)
+  return dataclasses.asdict(facts)
 
 
-def from_dict(data: Mapping[str, Any]) -> Published:
+def from_dict(data: Mapping[str, Any]) -> Facts:
   """Rebuild the facts from `to_dict`'s data.
 
   Raises:
@@ -88,10 +88,10 @@ def from_dict(data: Mapping[str, Any]) -> Published:
       fields["image_tokenizer"] = image_tokenizer_lib.ImageTokenizerConfig(
         **fields["image_tokenizer"]
       )
-    return Published(**fields)
+    return Facts(**fields)
   except (KeyError, TypeError) as error:
     raise ValueError(
-      f"facts must have the fields of {Published.__name__}, got {error}"
+      f"facts must have the fields of {Facts.__name__}, got {error}"
     ) from error
 
 
@@ -102,7 +102,7 @@ def read(
   checkpoint: tensors.Checkpoint | None = None,
   image_tokenizer: image_tokenizer_lib.ImageTokenizerConfig | None = None,
   tokenizer: str | os.PathLike[str] | None = None,
-) -> Published:
+) -> Facts:
   """Read and check the facts of a published folder; no tensor is read.
 
   Args:
@@ -146,7 +146,7 @@ def read(
         f"{path} must have the image tokenizer's codebook_size, {codes}, got "
         f"{codebook_size}"
       )
-  return Published(
+  return Facts(
     family=family,
     transformer=_transformer(
       config, checkpoint, path=path, needed=text_size + codebook_size
@@ -158,18 +158,18 @@ def read(
   )
 
 
-def to_config(published: Published) -> dict[str, Any]:
+def to_config(facts: Facts) -> dict[str, Any]:
   """Return the `config.json` of a model that has none of its own."""
-  family = families.find(published.family)
-  config = published.transformer
+  family = families.find(facts.family)
+  config = facts.transformer
   words = {**REQUIRED, **OPTIONAL, "model_type": family.model_types}
   pictures = {
-    "codebook_size": published.codebook_size,
-    "text_vocab_size": published.text_size,
+    "codebook_size": facts.codebook_size,
+    "text_vocab_size": facts.text_size,
   }
   return {
     **{key: allowed[0] for key, allowed in words.items()},
-    **(pictures if published.codebook_size else {}),
+    **(pictures if facts.codebook_size else {}),
     "d_model": config.width,
     "n_layers": config.num_layers,
     "n_heads": config.num_heads,
@@ -180,9 +180,9 @@ def to_config(published: Published) -> dict[str, Any]:
     "rms_norm_eps": config.norm_eps,
     "rope_theta": config.rope_theta,
     "max_sequence_length": 4096,
-    "mask_token_id": published.special_ids[families.MASK],
-    "eos_token_id": published.special_ids[families.EOS],
-    "pad_token_id": published.special_ids[families.EOS],
+    "mask_token_id": facts.special_ids[families.MASK],
+    "eos_token_id": facts.special_ids[families.EOS],
+    "pad_token_id": facts.special_ids[families.EOS],
   }
 
 

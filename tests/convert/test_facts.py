@@ -8,9 +8,9 @@ import pytest
 import safetensors.numpy
 
 from paradiff import sharding
+from paradiff.convert import facts as facts_lib
 from paradiff.convert import families
 from paradiff.convert import model as model_lib
-from paradiff.convert import published
 from paradiff.convert import synthetic
 from paradiff.convert import tensors
 from paradiff.models import image_tokenizer
@@ -45,7 +45,7 @@ def _pictures(folder, family):
 
 def _read(folder, family, **options):
   model = model_lib.read(folder, family, **_pictures(folder, family), **options)
-  return model.published
+  return model.facts
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def test_sizes_are_those_of_the_files(sources, family):
   assert facts.codebook_size == (0 if family == "llada" else 64)
   # Three spare rows, as the headers say and no config.
   assert config.vocab_size == facts.text_size + facts.codebook_size + 3
-  assert published.from_dict(published.to_dict(facts)) == facts
-  text = json.dumps(published.to_dict(facts))
-  assert published.from_dict(json.loads(text)) == facts
+  assert facts_lib.from_dict(facts_lib.to_dict(facts)) == facts
+  text = json.dumps(facts_lib.to_dict(facts))
+  assert facts_lib.from_dict(json.loads(text)) == facts
 
 
 def test_image_tokenizers_are_those_of_the_files(sources):
@@ -210,7 +210,7 @@ def test_a_config_of_another_model_is_refused(
   assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("key", list(published.OPTIONAL))
+@pytest.mark.parametrize("key", list(facts_lib.OPTIONAL))
 def test_a_word_that_a_config_may_lack_may_be_missing(source, key):
   config = json.loads((source / "config.json").read_text())
   config.pop(key)
@@ -266,7 +266,7 @@ def _rewrite(source, change):
   safetensors.numpy.save_file(arrays, source / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", [published.EMBED, published.HEAD])
+@pytest.mark.parametrize("name", [facts_lib.EMBED, facts_lib.HEAD])
 def test_fewer_rows_than_ids_are_refused(source, monkeypatch, name):
   def cut(arrays):
     arrays[name] = arrays[name][:639]  # 576 text ids and 64 codes
@@ -280,7 +280,7 @@ def test_fewer_rows_than_ids_are_refused(source, monkeypatch, name):
 
 def test_embedding_and_head_have_the_same_rows(source, monkeypatch):
   def cut(arrays):
-    arrays[published.HEAD] = arrays[published.HEAD][:641]
+    arrays[facts_lib.HEAD] = arrays[facts_lib.HEAD][:641]
 
   _rewrite(source, cut)
   _untouched(monkeypatch)
@@ -289,9 +289,9 @@ def test_embedding_and_head_have_the_same_rows(source, monkeypatch):
 
 
 def test_a_model_without_a_head_is_refused(source, monkeypatch):
-  _rewrite(source, lambda arrays: arrays.pop(published.HEAD))
+  _rewrite(source, lambda arrays: arrays.pop(facts_lib.HEAD))
   _untouched(monkeypatch)
-  with pytest.raises(ValueError, match=f"must hold {published.HEAD}"):
+  with pytest.raises(ValueError, match=f"must hold {facts_lib.HEAD}"):
     _read(source, "parallel_a")
 
 

@@ -1,0 +1,269 @@
+"""Published checkpoints from files to answers, at random weights."""
+
+import dataclasses
+import functools
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+
+from benchmarks import published_format
+from paradiff import pipeline as pipeline_lib
+from paradiff.convert import synthetic
+from paradiff.diffusion import settings
+
+
+def photograph():
+  """Return a real photograph, uint8[400, 600, 3]."""
+  return skimage.data.coffee()
+
+
+def _short(config):
+  return dataclasses.replace(config, num_steps=4, num_image_steps=3)
+
+
+@pytest.mark.parametrize("family", ["parallel_a", "parallel_m"])
+def test_a_published_checkpoint_converts_edits_and_exports_back(
+  tmp_path, family
+):
+  report = published_format.run(
+    tmp_path,
+    family=family,
+    sizes=published_format.sizes(family),
+    picture=photograph(),
+    prompt="Make the sky red.",
+    picture_size=96,
+    text_len=6,
+    change=_short,
+  )
+  assert report.differing == ()
+  assert report.num_files >= 8  # two shards, index, config, three of words ...
+  # 3:2 is nearest to 96 x 64 among the sizes of at most 96 x 96 pixels; M
+  # squashes to the square.
+  shape = (64, 96, 3) if family == "parallel_a" else (96, 96, 3)
+  assert report.picture.shape == shape
+  assert report.picture.dtype == np.uint8
+  assert report.picture.std() > 0
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+  """Return a function from a family to its pipeline, loaded once."""
+
+  @functools.cache
+  def get(family):
+    folder = tmp_path_factory.mktemp(family)
+    sizes = synthetic.Sizes()
+    if family != "llada":
+      sizes = published_format.sizes(family)
+    synthetic.build(folder, family, sizes=sizes)
+    inside = pathlib.Path(folder) / "image_tokenizer"
+    return pipeline_lib.ParallelPipeline.from_pretrained(
+      str(folder),
+      variant=family,
+      image_tokenizer=str(inside) if inside.is_dir() else None,
+      picture_size=64,
+    )
+
+  return get
+
+
+def _request(pipe, prompts, pictures, **asked):
+  return pipe.request(prompts, pictures, **asked)
+
+
+def test_ids_come_from_the_files_not_from_a_table(load):
+  vocab = load("parallel_a").variant.vocab
+  words = load("parallel_a").text_tokenizer
+  assert vocab.code_offset == vocab.text_size == len(words)
+  assert vocab.prompt_end_id == words.ids["</user>"]
+  assert vocab.answer_end_id == words.ids["</answer>"] == vocab.text_size - 1
+  assert vocab.mask_id == words.ids["<|mdm_mask|>"]
+
+
+def test_the_prefix_of_an_edit_is_the_published_template(load):
+  pipe = load("parallel_a")
+  request = _request(pipe, ["Make it red."], [photograph()], text_len=4)
+  layout, vocab = request.layout, pipe.variant.vocab
+  prefix = np.asarray(request.condition.prefix)[0]
+  valid = np.asarray(request.condition.valid)[0]
+  system = pipe.variant.task("edit").prompt.split("{")[0]
+  string = f"{system}Make it red.</user>"
+  published = pipe.text_tokenizer.fast.encode(string, add_special_tokens=False)
+  words = prefix[valid][: len(published) - 1]
+  np.testing.assert_array_equal(words, published[:-1])
+  rest = prefix[valid][len(published) - 1 :]
+  assert (rest[0], rest[-2], rest[-1]) == (
+    vocab.soi_id,
+    vocab.eoi_id,
+    published[-1],
+  )
+  rows = rest[1:-2].reshape(layout.sources[0][0], -1)
+  assert (rows[:, -1] == vocab.newline_id).all()
+  codes = rows[:, :-1].reshape(-1) - vocab.code_offset
+  assert ((codes >= 0) & (codes < vocab.codebook_size)).all()
+
+
+def test_the_output_has_the_size_of_the_input_unless_asked_otherwise(load):
+  pipe = load("parallel_a")
+  wide = _request(pipe, ["x"], [photograph()])
+  assert wide.layout.grid == wide.layout.sources[0] == (2, 4)
+  other = _request(pipe, ["x"], [photograph()], size=(64, 32))
+  assert (other.layout.grid, other.layout.sources) == ((4, 2), ((2, 4),))
+  with pytest.raises(ValueError, match="multiple"):
+    _request(pipe, ["x"], [photograph()], size=(60, 32))
+
+
+def test_a_longer_bucket_gives_the_same_answer(load):
+  pipe = load("parallel_a")
+  picture, config = photograph(), _short(pipe.variant.sampler)
+  alone = _request(pipe, ["red"], [picture], text_len=4, config=config)
+  long = " ".join(["red sky"] * 16)
+  both = _request(pipe, ["red", long], [picture] * 2, text_len=4, config=config)
+  assert both.layout.prompt_len > alone.layout.prompt_len
+  # Greedy, for noise depends on the batch.
+  greedy = dataclasses.replace(config, image_temperature=0.0, image_noise=0.0)
+  rows = [
+    np.asarray(pipe.sample(dataclasses.replace(r, config=greedy)).tokens)[0]
+    for r in (alone, both)
+  ]
+  np.testing.assert_array_equal(*rows)
+
+
+def test_what_is_not_painted_keeps_its_codes(load):
+  pipe = load("parallel_a")
+  picture = photograph()
+  mask = np.zeros((2, 4), bool)
+  mask[0, 1] = mask[1, 3] = True
+  request = _request(
+    pipe,
+    ["x"],
+    [picture],
+    text_len=4,
+    mask=mask,
+    config=_short(pipe.variant.sampler),
+  )
+  layout = request.layout
+  source = np.asarray(request.condition.prefix)[0, layout.source_index]
+  answer = np.asarray(request.answer)[0, layout.image_index]
+  hidden = answer == pipe.variant.vocab.mask_id
+  np.testing.assert_array_equal(hidden, mask.reshape(-1))
+  tokens = np.asarray(pipe.sample(request).tokens)[0, layout.image_index]
+  np.testing.assert_array_equal(tokens[~hidden], source[~hidden])
+
+
+def test_a_drawn_mask_paints_where_it_is_white(load):
+  pipe = load("parallel_a")
+  drawn = PIL.Image.new("L", (600, 400), 0)
+  drawn.paste(255, (300, 0, 600, 400))
+  request = _request(pipe, ["x"], [photograph()], mask=drawn)
+  hidden = np.asarray(request.answer)[0, request.layout.image_index]
+  hidden = (hidden == pipe.variant.vocab.mask_id).reshape(2, 4)
+  np.testing.assert_array_equal(hidden, [[False, False, True, True]] * 2)
+
+
+@pytest.mark.parametrize("family", ["parallel_a", "parallel_m"])
+def test_the_published_settings_run_through_the_same_pipeline(load, family):
+  pipe = load(family)
+  config = dataclasses.replace(
+    pipe.variant.reference_sampler, num_steps=4, num_image_steps=3
+  )
+  output = pipe.edit("x", photograph(), text_len=4, config=config)
+  assert output.picture.ndim == 3
+  request = _request(pipe, ["x"], [photograph()], config=config)
+  assert np.asarray(request.condition.valid).all()
+  with pytest.raises(ValueError, match="commits that are final"):
+    pipe.sample(request)
+  with pytest.raises(ValueError, match="prompts of one batch must have one"):
+    _request(pipe, ["x", "much longer"], [photograph()] * 2, config=config)
+
+
+@pytest.mark.parametrize(
+  ("family", "task"),
+  [
+    ("parallel_a", "generate"),
+    ("parallel_a", "describe"),
+    ("lumina_dimoo", "edit_picture"),
+    ("lumina_dimoo", "generate_picture"),
+    ("parallel_m", "generate"),
+    ("mmada", "generate_picture"),
+    ("mmada", "describe"),
+    ("llada", "answer"),
+  ],
+)
+def test_families_do_their_tasks(load, family, task):
+  pipe = load(family)
+  known = pipe.variant.task(task)
+  config = _short(known.sampler or pipe.variant.sampler)
+  picture = None
+  if known.has_source and not known.blank_source:
+    picture = photograph()
+  request = _request(
+    pipe,
+    ["What is it?"],
+    [picture],
+    task=task,
+    text_len=8 if known.has_text else None,
+    config=config,
+  )
+  run = pipe.sample(request)
+  assert (np.asarray(run.tokens) != pipe.variant.vocab.mask_id).all()
+  output = pipe.decode(np.asarray(run.tokens), layout=request.layout)[0]
+  assert (output.picture is not None) == known.has_picture
+  assert isinstance(output.text, str)
+
+
+def test_style_transfer_reads_two_pictures(load):
+  pipe = load("lumina_dimoo")
+  pair = (photograph(), skimage.data.astronaut())
+  request = _request(pipe, ["like this"], [pair])
+  assert request.layout.sources == ((2, 4), (4, 4))
+  # The output has the size of the first, the content.
+  assert request.layout.grid == (2, 4)
+
+
+@pytest.mark.parametrize(
+  ("asked", "message"),
+  [
+    ({"pictures": [None], "task": "edit"}, "edit must have a picture, got 0"),
+    ({"task": "generate"}, "generate must have no picture, got 1"),
+    ({"task": "sing"}, "parallel_a must be asked for one of .*, got sing"),
+    ({"prompts": ["<user>x"]}, "must have no special tokens"),
+    ({"prompts": [" "]}, "at least one word"),
+    ({"mask": np.zeros((1, 1), bool)}, r"a mask must be bool\[2, 4\]"),
+    (
+      {"mask": np.zeros((4, 4), bool), "size": (64, 64)},
+      "a mask needs an input picture of the output's size",
+    ),
+    (
+      {
+        "prompts": ["x", "y"],
+        "pictures": [photograph(), skimage.data.astronaut()],
+      },
+      "pictures of one batch must come to one size",
+    ),
+    ({"prompts": []}, "as many pictures as prompts and at least one"),
+  ],
+  ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_requests_say_what_must_hold(load, asked, message):
+  fields = {"prompts": ["x"], "pictures": [photograph()], **asked}
+  with pytest.raises(ValueError, match=message):
+    load("parallel_a").request(
+      fields.pop("prompts"), fields.pop("pictures"), **fields
+    )
+
+
+def test_a_model_of_one_layout_refuses_what_it_cannot_do():
+  pipe = pipeline_lib.ParallelPipeline.from_pretrained("micro")
+  with pytest.raises(ValueError, match="micro edits or generates in one size"):
+    pipe.edit("add a red star", photograph(), size=(64, 64))
+
+
+def test_defaults_use_the_settings_of_the_task(load):
+  pipe = load("parallel_a")
+  request = _request(pipe, ["x"], [None], task="generate_picture")
+  assert request.config == pipe.variant.task("generate_picture").sampler
+  assert request.config.quirks == settings.Quirks()
