@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from absl import app
 from absl import flags
+from absl import logging
 
 from paradiff import pipeline as pipeline_lib
 from paradiff.convert import model as model_lib
@@ -172,6 +173,7 @@ def run(
 
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
   values = flags.FLAGS
   folder = pathlib.Path(values.output)
   if folder.exists():

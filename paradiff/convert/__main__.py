@@ -120,6 +120,8 @@ def main(argv: Sequence[str]) -> None:
   """Convert as the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f"arguments must be flags, got {argv[1:]}")
+  if not flags.FLAGS["verbosity"].present:
+    flags.FLAGS.verbosity = -1  # warnings only: Orbax tells of every file
   if _MESH.value is None:
     jax.config.update("jax_platforms", "cpu")
   start = time.monotonic()
