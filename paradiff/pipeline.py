@@ -21,6 +21,7 @@ from paradiff import layout as layout_lib
 from paradiff import loading
 from paradiff import outputs
 from paradiff import requests
+from paradiff import tasks
 from paradiff import variants
 from paradiff.data import text as text_lib
 from paradiff.diffusion import sampler as sampler_lib
@@ -32,6 +33,7 @@ _sample = jax.jit(sampler_lib.sample, static_argnums=(0, 1))
 _answer = jax.jit(sampler_lib.canvas, static_argnums=(0, 1))
 _advance = jax.jit(sampler_lib.advance, static_argnums=(0, 1))
 _start = jax.jit(sampler_lib.start, static_argnums=(0, 1))
+_finish = jax.jit(sampler_lib.finish, static_argnums=(0, 1))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -40,17 +42,6 @@ def _encode(
 ) -> jax.Array:
   floats = image_tokenizer.to_float(config, pictures)
   return image_tokenizer.encode(config, params, floats)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _decode(
-  config: image_tokenizer.ImageTokenizerConfig,
-  params: Any,
-  codes: Any,
-  grid: layout_lib.Grid,
-) -> jax.Array:
-  floats = image_tokenizer.decode(config, params, codes, grid=grid)
-  return image_tokenizer.to_uint8(config, floats)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,10 +73,7 @@ class ParallelPipeline:
     picture_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
   ) -> "ParallelPipeline":
-    """Load a shipped model by name, a folder, or a published checkpoint.
-
-    See `loading.load` for the arguments and errors.
-    """
+    """Load a shipped, converted or published model; see `loading.load`."""
     loaded = loading.load(
       name_or_folder,
       variant=variant,
@@ -103,7 +91,7 @@ class ParallelPipeline:
     )
 
   def save(self, folder: str) -> None:
-    """Write the model as safetensors and json, as `from_pretrained` reads."""
+    """Write a model of one layout as safetensors and json."""
     path = epath.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     checkpoints.save_pretrained(
@@ -135,7 +123,7 @@ class ParallelPipeline:
     config = self.variant.pictures
     grid = grid or (config.grid_size, config.grid_size)
     with self._on_mesh():
-      pictures = _decode(config, self.image_params, codes, grid)
+      pictures = outputs.to_pictures(config, self.image_params, codes, grid)
     return np.asarray(pictures)
 
   def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
@@ -148,7 +136,7 @@ class ParallelPipeline:
     prompts: Sequence[str],
     pictures: Sequence[Any | None],
     *,
-    task: str | None = None,
+    task: str | tasks.Task | None = None,
     size: tuple[int, int] | None = None,
     text_len: int | None = None,
     mask: Any | None = None,
@@ -160,8 +148,9 @@ class ParallelPipeline:
       prompts: B instructions.
       pictures: B pictures as `data.images.open_picture` takes them; None
         where a picture is to be made from words alone.
-      task: one of the model's; None is editing where there is a picture and
-        generating where there is none.
+      task: a name of one of the model's, or one like
+        `tasks.image_to_image("depth_control")`; None is editing where there
+        is a picture and generating where there is none.
       size: height and width of the output; default: the input's.
       text_len: tokens of the answer's text; default: the model's.
       mask: what to paint; see `requests.Maker.shaped`.
@@ -226,7 +215,7 @@ class ParallelPipeline:
     pictures: Sequence[Any | None],
     *,
     seed: int = 0,
-    task: str | None = None,
+    task: str | tasks.Task | None = None,
     size: tuple[int, int] | None = None,
     text_len: int | None = None,
     mask: Any | None = None,
@@ -252,7 +241,7 @@ class ParallelPipeline:
     picture: Any,
     *,
     seed: int = 0,
-    task: str | None = None,
+    task: str | tasks.Task | None = None,
     size: tuple[int, int] | None = None,
     text_len: int | None = None,
     mask: Any | None = None,
@@ -275,7 +264,7 @@ class ParallelPipeline:
     prompt: str,
     *,
     seed: int = 0,
-    task: str | None = None,
+    task: str | tasks.Task | None = None,
     size: tuple[int, int] | None = None,
     text_len: int | None = None,
     config: settings.SamplerConfig | None = None,
@@ -317,31 +306,43 @@ class ParallelPipeline:
     *,
     seed: int = 0,
     stride: int = 1,
-    task: str | None = None,
+    task: str | tasks.Task | None = None,
     size: tuple[int, int] | None = None,
+    text_len: int | None = None,
     config: settings.SamplerConfig | None = None,
   ) -> Iterator[outputs.Canvas]:
-    """Yield the canvas every `stride` active steps, up to `edit`'s answer."""
+    """Yield the canvases of one request; see `request` and `canvases`."""
     request = self.request(
-      [prompt], [picture], task=task, size=size, config=config
+      [prompt],
+      [picture],
+      task=task,
+      size=size,
+      text_len=text_len,
+      config=config,
     )
-    config, model, params, condition, answer = self._arguments(request)
+    return self.canvases(request, seed=seed, stride=stride)
+
+  def canvases(
+    self, request: requests.Request, *, seed: int = 0, stride: int = 1
+  ) -> Iterator[outputs.Canvas]:
+    """Yield the first row every `stride` active steps, up to its answer."""
+    if stride < 1:
+      raise ValueError(f"stride must be positive, got {stride=}")
+    config, model, *inputs, answer = self._arguments(request)
+    key = jax.random.key(seed)
+    # One step at a time whatever the stride, so that one program does.
+    slices = list(sampler_lib.slices(config, model.layout, stride=1))
     with self._on_mesh():
       state = _start(config, model, answer)
-    for steps in sampler_lib.slices(config, model.layout, stride=stride):
+    for done, steps in enumerate(slices, start=1):
       with self._on_mesh():
-        state = _advance(
-          config,
-          model,
-          params,
-          condition,
+        state = _advance(config, model, *inputs, state, steps, key=key)
+        if done == len(slices):
+          state = _finish(config, model, state, key=key)
+      if done % stride == 0 or done == len(slices):
+        yield self._reader.canvas(
           state,
-          steps,
-          key=jax.random.key(seed),
+          request.layout,
+          step=int(steps.clock[-1]) + 1,
+          num_steps=config.num_steps,
         )
-      yield self._reader.canvas(
-        state,
-        request.layout,
-        step=int(steps.clock[-1]) + 1,
-        num_steps=config.num_steps,
-      )

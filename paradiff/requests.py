@@ -37,12 +37,34 @@ class Request:
     condition: prefix int32[B, P].
     answer: int32[B, A], `mask_id` where a token is wanted.
     config: sampler settings.
+    sources: the input pictures uint8[H, W, 3] of each row as the model sees
+      them, cropped or squashed; none where it sees a blank one.
   """
 
   layout: layout_lib.Layout
   condition: sequence.Condition
   answer: jax.Array
   config: settings.SamplerConfig
+  sources: tuple[tuple[np.ndarray, ...], ...]
+
+
+def task_of(
+  variant: variants.Variant,
+  task: str | tasks.Task | None,
+  *,
+  has_picture: bool,
+) -> tasks.Task:
+  """Return a task of that name, or what a model of tasks does by default.
+
+  Raises:
+    ValueError: if the model cannot do it.
+  """
+  if isinstance(task, tasks.Task):
+    return task
+  names = ("generate", "generate_picture", "answer")
+  if has_picture:
+    names = ("edit", "edit_picture", "describe")
+  return variant.task(*((task,) if task else names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +86,7 @@ class Maker:
     prompts: Sequence[str],
     pictures: Sequence[Any | None],
     *,
-    task: str | None = None,
+    task: str | tasks.Task | None = None,
     size: tuple[int, int] | None = None,
     text_len: int | None = None,
     mask: Any | None = None,
@@ -85,11 +107,8 @@ class Maker:
           f"{task=} and {named}"
         )
       return self.plain(prompts, pictures, config)
-    names = ("generate", "generate_picture", "answer")
-    if pictures[0] is not None:
-      names = ("edit", "edit_picture", "describe")
     return self.shaped(
-      self.variant.task(*((task,) if task else names)),
+      task_of(self.variant, task, has_picture=pictures[0] is not None),
       prompts,
       pictures,
       size=size,
@@ -130,6 +149,7 @@ class Maker:
       condition=_stack(rows),
       answer=_tile(sequence.encode_answer(layout, vocab), len(prompts)),
       config=config or self.variant.sampler,
+      sources=tuple(() if p is None else (p,) for p in loaded),
     )
 
   def shaped(
@@ -168,7 +188,9 @@ class Maker:
       grid = self._output_grid(task, sources, size)
     layout = self._layout(task, config, prompts, sources, grid, text_len)
     ids = [self._ids(task, prompt) for prompt in prompts]
-    codes = [[self.encode(p[None])[0] for p in row] for row in sources]
+    # Each input picture of all rows at once; then by row again.
+    by_place = [self.encode(np.stack(p)) for p in zip(*sources, strict=True)]
+    codes = [[place[i] for place in by_place] for i in range(len(prompts))]
     rows = [
       sequence.encode_prefix(
         layout, vocab, prompt_ids=prompt, source_codes=row or None
@@ -179,7 +201,11 @@ class Maker:
     if mask is not None:
       answer = self._painted(layout, mask, pictures, codes, task)
     return Request(
-      layout=layout, condition=_stack(rows), answer=answer, config=config
+      layout=layout,
+      condition=_stack(rows),
+      answer=answer,
+      config=config,
+      sources=tuple(() if task.blank_source else tuple(p) for p in sources),
     )
 
   def _ids(self, task: tasks.Task, prompt: str) -> list[int]:
@@ -190,9 +216,9 @@ class Maker:
   def _sizes(self, task: tasks.Task) -> tuple[crops.Size, ...]:
     """Return the legal sizes of an input picture."""
     side = self.variant.pictures.picture_size * task.area_scale
-    if task.reads == "squash":
-      return ((side, side),)
-    return crops.sizes(side, _PATCH)
+    if task.reads == "crop":
+      return crops.sizes(side, _PATCH)
+    return ((side, side),)
 
   def _sources(
     self, task: tasks.Task, pictures: Sequence[Any | None]
@@ -212,7 +238,7 @@ class Maker:
         side = self.variant.pictures.picture_size
         given = [np.zeros((side, side, 3), np.uint8)]
       rows.append(
-        [crops.load(p, self._sizes(task), mode=task.reads) for p in given]
+        [crops.load(p, self._sizes(task), mode=_mode(task)) for p in given]
       )
     shapes = {tuple(p.shape[:2] for p in row) for row in rows}
     if len(shapes) != 1:
@@ -294,7 +320,7 @@ class Maker:
       )
     if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
       factor = self.variant.pictures.factor
-      mask = painting.from_picture(mask, grid, factor, mode=task.reads)
+      mask = painting.from_picture(mask, grid, factor, mode=_mode(task))
     if mask.shape != grid:
       raise ValueError(f"a mask must be bool{list(grid)}, got {mask.shape}")
     hidden, rows = mask.reshape(-1), []
@@ -303,6 +329,11 @@ class Maker:
       answer[layout.image_index[hidden]] = self.variant.vocab.mask_id
       rows.append(answer)
     return jnp.asarray(np.stack(rows))
+
+
+def _mode(task: tasks.Task) -> str:
+  """Return how `data.crops` is to fit a picture."""
+  return "squash" if task.reads == "squash" else "crop"
 
 
 def _stack(

@@ -13,7 +13,7 @@ import dataclasses
 from paradiff.diffusion import guidance
 from paradiff.diffusion import settings
 
-READS = ("crop", "squash")
+READS = ("crop", "square", "squash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Task:
     prompt: words around the prompt, which takes the place of `{prompt}`.
     null_prompt: the same where the prompt is dropped for guidance.
     prompt_ends: whether `eos` follows the prompt.
-    reads: "crop" to the nearest legal size, or "squash" to the square.
+    reads: "crop" to the nearest legal size, crop to the "square", or "squash"
+      to it without keeping the aspect.
     area_scale: the legal sizes have the area of a square of the model's
       picture size times this.
     blank_source: whether a black picture stands in where there is none.
@@ -239,7 +240,7 @@ _MMADA = (
     prefix=("describe", "source", "prompt"),
     answer=("text",),
     prompt=_CHAT,
-    reads="squash",
+    reads="square",
     sampler=_ANSWERING,
   ),
   Task(

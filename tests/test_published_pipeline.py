@@ -11,7 +11,10 @@ import skimage.data
 
 from benchmarks import published_format
 from paradiff import pipeline as pipeline_lib
+from paradiff import sharding
+from paradiff import tasks
 from paradiff.convert import synthetic
+from paradiff.data import painting
 from paradiff.diffusion import settings
 
 
@@ -152,6 +155,61 @@ def test_what_is_not_painted_keeps_its_codes(load):
   np.testing.assert_array_equal(hidden, mask.reshape(-1))
   tokens = np.asarray(pipe.sample(request).tokens)[0, layout.image_index]
   np.testing.assert_array_equal(tokens[~hidden], source[~hidden])
+
+
+def test_a_picture_can_be_painted_beyond_its_border(load):
+  pipe = load("parallel_a")
+  small = np.asarray(PIL.Image.fromarray(photograph()).resize((32, 32)))
+  picture, mask = painting.place(small, (64, 64))
+  request = _request(
+    pipe,
+    ["x"],
+    [picture],
+    text_len=4,
+    mask=mask,
+    config=_short(pipe.variant.sampler),
+  )
+  layout = request.layout
+  source = np.asarray(request.condition.prefix)[0, layout.source_index]
+  tokens = np.asarray(pipe.sample(request).tokens)[0, layout.image_index]
+  kept = ~mask.reshape(-1)
+  assert kept.sum() == 4 and layout.grid == (4, 4)
+  np.testing.assert_array_equal(tokens[kept], source[kept])
+
+
+def test_families_of_pictures_from_pictures_bring_their_words(load):
+  pipe = load("lumina_dimoo")
+  words = []
+  for task in (tasks.image_to_image("depth_control"), "edit_picture"):
+    request = _request(pipe, ["x"], [photograph()], task=task)
+    prefix = np.asarray(request.condition.prefix)
+    prompt = prefix[0, request.layout.prompt_span]
+    words.append(pipe.text_tokenizer.fast.decode(prompt))
+  assert "the given control image" in words[0]
+  assert "editing instruction" in words[1]
+
+
+def test_a_mesh_changes_places_not_answers(tmp_path):
+  # An even number of rows, so that two devices can share them.
+  sizes = published_format.sizes("parallel_a", spare_rows=4, dtype="F32")
+  synthetic.build(tmp_path, "parallel_a", sizes=sizes)
+  found = []
+  for mesh in (None, sharding.make_mesh(data=2, fsdp=2, tensor=2)):
+    pipe = pipeline_lib.ParallelPipeline.from_pretrained(
+      str(tmp_path), variant="parallel_a", picture_size=32, mesh=mesh
+    )
+    output = pipe(
+      ["Make it red."] * 4,
+      [photograph()] * 4,
+      text_len=4,
+      config=_short(pipe.variant.sampler),
+    )
+    found.append(output)
+  assert len(pipe.params["head"].sharding.device_set) == 8
+  for ours, theirs in zip(*found, strict=True):
+    assert ours.text == theirs.text
+    difference = ours.picture.astype(int) - theirs.picture.astype(int)
+    assert np.abs(difference).max() <= 1
 
 
 def test_a_drawn_mask_paints_where_it_is_white(load):

@@ -121,7 +121,8 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"arguments must be flags, got {argv[1:]}")
   if not flags.FLAGS["verbosity"].present:
-    flags.FLAGS.verbosity = -1  # warnings only: Orbax tells of every file
+    # Warnings only: Orbax tells of every file.
+    flags.FLAGS["verbosity"].value = -1
   if _MESH.value is None:
     jax.config.update("jax_platforms", "cpu")
   start = time.monotonic()
