@@ -1,15 +1,19 @@
 """The published models as data."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
+import toy
 
 from paradiff import checkpoints
 from paradiff import published
+from paradiff import sequence
 from paradiff import variants
 from paradiff.diffusion import guidance
+from paradiff.diffusion import sampler
 from paradiff.diffusion import settings
 
 
@@ -78,3 +82,37 @@ def test_the_reference_of_m_pushes_away_from_the_prompt_and_ours_towards_it():
 def test_variants_survive_a_round_trip_through_plain_data(name):
   variant = published.VARIANTS[name]
   assert variants.from_dict(variants.to_dict(variant)) == variant
+
+
+@pytest.mark.parametrize("name", ["parallel_a", "parallel_m"])
+def test_an_edit_at_512_traces_at_8b_and_forms_no_logits_of_a_sequence(name):
+  variant = published.VARIANTS[name]
+  model = variants.model_of(variant)
+  layout, vocab = variant.layout, variant.vocab
+  shapes = jax.eval_shape(lambda: variants.init(variant, jax.random.key(0)))
+
+  def ids(length):
+    return jax.ShapeDtypeStruct((1, length), np.int32)
+
+  condition = sequence.Condition(
+    prefix=ids(layout.prefix_len),
+    valid=jax.ShapeDtypeStruct((1, layout.prefix_len), np.bool_),
+  )
+  jaxpr = jax.make_jaxpr(
+    functools.partial(sampler.canvas, variant.sampler, model)
+  )(
+    shapes["transformer"],
+    condition,
+    ids(layout.answer_len),
+    key=jax.eval_shape(lambda: jax.random.key(0)),
+  ).jaxpr
+  made = [
+    var.aval.shape
+    for eqn, _, _ in toy.equations(jaxpr)
+    for var in eqn.outvars
+    if len(var.aval.shape) == 3 and var.aval.shape[-1] > 20_000
+  ]
+  # Text meets the text columns, a picture the codebook's.
+  assert (1, layout.text_len, vocab.text_size) in made
+  assert {shape[:2] for shape in made} <= {(1, layout.text_len), (1, 1)}
+  assert {shape[2] for shape in made} <= {vocab.text_size}
