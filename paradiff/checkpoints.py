@@ -154,7 +154,7 @@ class Checkpointer:
     if step is None:
       return None
     path = self._folder / str(step)
-    with _reading(path):
+    with reading(path):
       meta = self._newest.restore(
         step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
       )["meta"]
@@ -168,7 +168,7 @@ class Checkpointer:
       )
     check_shapes(saved, like.params, source=str(path))
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    with _reading(path):
+    with reading(path):
       state = self._newest.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
       )["state"]
@@ -196,7 +196,7 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 @contextlib.contextmanager
-def _reading(path: epath.Path) -> Iterator[None]:
+def reading(path: epath.Path) -> Iterator[None]:
   """Turn whatever reading a damaged checkpoint raises into one clear error."""
   try:
     yield

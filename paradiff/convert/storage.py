@@ -7,11 +7,10 @@ A folder of ours has `transformer/` (Orbax, restored onto any sharding),
 `publish.export` gives them back byte for byte.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -159,7 +158,7 @@ def _restore(path: epath.Path, shapes: Any) -> Any:
   """Read the transformer in its own dtypes onto the shapes' shardings."""
   if not path.exists():
     raise FileNotFoundError(f"a model must have {os.fspath(path)}, got none")
-  with _reading(path), _checkpointer(shapes) as reader:
+  with checkpoints.reading(path), _checkpointer(shapes) as reader:
     saved = reader.metadata(_absolute(path)).item_metadata.tree
   checkpoints.check_shapes(saved, shapes, source=os.fspath(path))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -170,7 +169,7 @@ def _restore(path: epath.Path, shapes: Any) -> Any:
     shapes,
     saved,
   )
-  with _reading(path), _checkpointer(targets) as reader:
+  with checkpoints.reading(path), _checkpointer(targets) as reader:
     return reader.restore(
       _absolute(path), args=ocp.args.StandardRestore(targets)
     )
@@ -196,19 +195,6 @@ def _put(array: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:
   if shape.sharding is None:
     return jnp.asarray(array)
   return jax.device_put(array, shape.sharding)
-
-
-@contextlib.contextmanager
-def _reading(path: epath.Path) -> Iterator[None]:
-  """Turn what Orbax raises about a damaged folder into one clear error."""
-  try:
-    yield
-  except Exception as error:  # Orbax and TensorStore raise many kinds
-    first = [*str(error).strip().splitlines(), ""][0]
-    raise ValueError(
-      f"{os.fspath(path)} must be a complete checkpoint, got "
-      f"{type(error).__name__}: {first[:300]}"
-    ) from error
 
 
 def _absolute(path: epath.Path) -> epath.Path:

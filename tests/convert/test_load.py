@@ -52,7 +52,7 @@ def _shard(arrays, folder, num_shards=3):
 
 
 def _published():
-  with np.load(GOLDEN / "backbone_a.npz") as file:
+  with np.load(GOLDEN / "parallel_a_greedy.npz") as file:
     arrays = {
       name.removeprefix("sd/"): file[name]
       for name in file.files
