@@ -94,13 +94,13 @@ class Layout:
         raise ValueError(
           f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
         )
-    for slot, wanted, parts in (
-      ("image", self.grid is not None, self.answer),
-      ("text", self.text_len > 0, self.answer),
-      ("source", bool(self.sources), self.prefix),
-      ("prompt", True, self.prefix),
+    for slot, wanted, parts, others in (
+      ("image", self.grid is not None, self.answer, self.prefix),
+      ("text", self.text_len > 0, self.answer, self.prefix),
+      ("source", bool(self.sources), self.prefix, self.answer),
+      ("prompt", True, self.prefix, self.answer),
     ):
-      if parts.count(slot) != wanted:
+      if parts.count(slot) != wanted or slot in others:
         raise ValueError(
           f"the slot {slot!r} must occur {int(wanted)} times, got {self}"
         )

@@ -121,8 +121,13 @@ def encode_prefix(
     prefix int32[P] and prefix_valid bool[P].
 
   Raises:
-    ValueError: if the prompt is too long or the codes do not fit.
+    ValueError: if the prompt is too long, or the codes do not fit or have no
+      place.
   """
+  if source_codes is not None and not layout.sources:
+    raise ValueError(
+      f"source_codes must be None in a prefix of {layout.prefix}"
+    )
   pieces = []
   for part in layout.prefix:
     if part == "prompt":

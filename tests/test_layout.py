@@ -123,6 +123,7 @@ def test_a_layout_may_come_from_json():
     ({"text_len": 0}, "'text' must occur 0 times"),
     ({"grid": None, "source_grids": ()}, "'image' must occur 0 times"),
     ({"prefix": ("source",)}, "'prompt' must occur 1 times"),
+    ({"prefix": ("prompt", "source", "image")}, "'image' must occur 1 times"),
     ({"source_grids": ()}, "'source' must occur 0 times"),
     ({"source_grids": ((2, 0),)}, "layout sizes must be positive"),
     (

@@ -11,6 +11,7 @@ behind a committed end of text only `eos` follows. `settings.Quirks` has a
 field for each departure.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,10 +177,22 @@ def canvas(
 ) -> jax.Array:
   """Denoise answers to the end with any settings: the answers int32[B, A].
 
-  The arguments of `sample`. With `any_text_id` text may stay masked.
+  The arguments of `sample`. Where commits are not final masks may be left:
+  text with `any_text_id`, codes with `remask_known` or `open_end`.
   """
   state = _run(config, model, params, condition, answer, key=key)
-  shape = (answer.shape[0], model.layout.image_len)
+  return finish(config, model, state, key=key).tokens
+
+
+def finish(
+  config: settings.SamplerConfig,
+  model: model_lib.Model,
+  state: trajectory.State,
+  *,
+  key: jax.Array,
+) -> trajectory.State:
+  """Give picture tokens that the last step left masked a code; see `fill`."""
+  shape = (state.tokens.shape[0], model.layout.image_len)
   codes = jax.random.randint(
     # No step has this number.
     jax.random.fold_in(key, config.num_steps),
@@ -187,7 +200,8 @@ def canvas(
     0,
     model.vocab.codebook_size,
   )
-  return fill(config, model, state, codes=codes)
+  tokens = fill(config, model, state, codes=codes)
+  return dataclasses.replace(state, tokens=tokens, predicted=tokens)
 
 
 def fill(
