@@ -1,8 +1,9 @@
 """Pictures and lines that show people a canvas while it is denoised.
 
 `draw_frames` lays one page out for a whole run: instruction above, input and
-emerging output side by side, the reasoning below with a bar for each word
-that is still masked. The font is the one inside Pillow.
+emerging output side by side, the text below with a bar for each word that is
+still masked; what a model does not read or write has no place. The font is the
+one inside Pillow, which draws a box for characters that it lacks.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import PIL.Image
 from etils import epath
 
 from paradiff import drawing
+from paradiff import flow
 from paradiff import gif
 from paradiff.data import images
 
@@ -22,29 +24,15 @@ if typing.TYPE_CHECKING:
   from paradiff import outputs as outputs_lib
 
 _MARGIN = 40
-_PANEL = 320  # side of a picture
+_PANEL = 320  # longer side of a picture
 _GAP = 80  # between two pictures, with the arrow
 _WIDTH = 2 * _MARGIN + 2 * _PANEL + _GAP
 _CORNER = 10
-_PROMPT_SIZE, _TEXT_SIZE, _LABEL_SIZE = 25, 20, 14
-_PROMPT_LINE, _TEXT_LINE, _LABEL_LINE = 35, 33, 19
-_SPACE = 7
-_BAR_HEIGHT = 12
-_BAR_WIDTH = 46  # of a word that is never seen
-_TRACK_HEIGHT = 6
-_GLUED = frozenset(".,:;!?")
-
-
-def text_line(words: Sequence[str | None]) -> str:
-  """Write a text in one line, with a block for each masked word.
-
-  For example `("add", None, ".")` gives `add ░░░.`
-  """
-  line = ""
-  for word in words:
-    glue = "" if not line or word in _GLUED else " "
-    line += glue + ("░░░" if word is None else word)
-  return line
+_PROMPT_SIZE, _LABEL_SIZE = 25, 14
+_PROMPT_LINE, _LABEL_LINE = 35, 19
+_TEXT_SIZES = ((20, 33), (16, 26))  # of font and line; a long text is smaller
+_LARGE_LINES = 6  # the most of a text that is not long
+_MAX_LINES = 20  # of which the last tells that there is more
 
 
 def terminal_picture(picture: np.ndarray, *, columns: int = 32) -> list[str]:
@@ -77,12 +65,18 @@ def _half_blocks(line: np.ndarray) -> Iterator[str]:
 def side_by_side(
   source: np.ndarray, output: np.ndarray, *, prompt: str = ""
 ) -> drawing.Picture:
-  """Draw input and output with an arrow, under the instruction."""
-  page = _page(prompt, source, [])
-  sheet = page.background.copy()
-  panel = drawing.fit(output, _PANEL)
-  drawing.paste(sheet, panel, page.output_box, radius=_CORNER)
-  return sheet.crop((0, 0, _WIDTH, page.output_box[3] + _MARGIN))
+  """Draw input and output with an arrow, under the instruction.
+
+  Args:
+    source: uint8[H, W, 3].
+    output: uint8[H', W', 3].
+    prompt: the instruction.
+  """
+  panels = [drawing.scaled(picture, _PANEL) for picture in (source, output)]
+  sheet, places, bottom = _top(prompt, [panel.size for panel in panels])
+  for panel, place in zip(panels, places, strict=True):
+    drawing.paste(sheet, panel, place, radius=_CORNER)
+  return sheet.crop((0, 0, _WIDTH, bottom + _MARGIN))
 
 
 def grid(
@@ -151,19 +145,24 @@ def draw_frames(
   first, last = canvases[0], canvases[-1]
   num_words = max(len(canvas.words) for canvas in canvases)
   before: Sequence[str | None] = (None,) * num_words
-  hidden = np.empty_like(first.picture)
-  hidden[:] = drawing.PAPER
-  picture = _veiled(hidden, np.ones_like(first.masked))
+  picture = None
+  if page.output_box is not None:
+    left, top, right, bottom = page.output_box
+    blank = PIL.Image.new("RGB", (right - left, bottom - top), drawing.PAPER)
+    picture = drawing.veil(blank, np.ones_like(first.masked))
   start = (0, last.num_steps)
   frames = [_draw(page, before, fresh=(), picture=picture, progress=start)]
   for canvas in canvases:
     fresh = [i for i, word in enumerate(canvas.words) if before[i] != word]
+    if page.output_box is not None:
+      panel = drawing.scaled(canvas.picture, _PANEL)
+      picture = drawing.veil(panel, canvas.masked)
     frames.append(
       _draw(
         page,
         canvas.words,
         fresh=() if canvas is last else fresh,
-        picture=_veiled(canvas.picture, canvas.masked),
+        picture=picture,
         progress=(canvas.step, canvas.num_steps),
       )
     )
@@ -196,16 +195,64 @@ class _Page:
   """What all frames of a run share.
 
   Attributes:
-    background: paper, instruction, input picture and labels.
-    output_box: where the output goes.
-    text_top: where the reasoning begins.
-    places: left, line and width of every word position.
+    background: paper, instruction and input picture.
+    output_box: where the output goes; None without one.
+    text_top: where the text begins.
+    text_size: of its font.
+    text_line: pixels from line to line.
+    spots: places of its words.
   """
 
   background: drawing.Picture
-  output_box: drawing.Box
+  output_box: drawing.Box | None
   text_top: int
-  places: tuple[tuple[int, int, int], ...]
+  text_size: int
+  text_line: int
+  spots: tuple[flow.Spot, ...]
+
+
+def _top(
+  prompt: str, sizes: Sequence[tuple[int, int]]
+) -> tuple[drawing.Picture, list[drawing.Box], int]:
+  """Write the instruction on a tall sheet; place at most two panels below.
+
+  Args:
+    prompt: the instruction.
+    sizes: widths and heights of the panels.
+
+  Returns:
+    The sheet, with an arrow between two panels; their boxes side by side in
+    the middle of the page and of each other's height; the lower edge of all.
+  """
+  lines = drawing.wrap(
+    drawing.drawable(prompt),
+    size=_PROMPT_SIZE,
+    width=_WIDTH - 2 * _MARGIN,
+    max_lines=3,
+  )
+  top = _MARGIN + len(lines) * _PROMPT_LINE
+  top += 20 if lines and sizes else 0
+  tallest = max((height for _, height in sizes), default=0)
+  whole = sum(width for width, _ in sizes) + _GAP * (len(sizes) - 1)
+  left, boxes = (_WIDTH - whole) // 2, []
+  for width, height in sizes:
+    upper = top + (tallest - height) // 2
+    boxes.append((left, upper, left + width, upper + height))
+    left += width + _GAP
+  bottom = top + tallest
+  room = _MAX_LINES * max(line for _, line in _TEXT_SIZES) + 3 * _MARGIN
+  sheet = PIL.Image.new("RGB", (_WIDTH, bottom + room), drawing.PAPER)
+  drawing.write(
+    sheet,
+    lines,
+    place=(_MARGIN, _MARGIN),
+    size=_PROMPT_SIZE,
+    line_height=_PROMPT_LINE,
+  )
+  if len(boxes) == 2:
+    between = (boxes[0][2], top, boxes[1][0], bottom)
+    drawing.arrow(sheet, between, drawing.MUTED)
+  return sheet, boxes, bottom
 
 
 def _page(
@@ -214,35 +261,56 @@ def _page(
   canvases: "Sequence[outputs_lib.Canvas]",
 ) -> _Page:
   """Lay out a page."""
-  lines = drawing.wrap(
-    prompt, size=_PROMPT_SIZE, width=_WIDTH - 2 * _MARGIN, max_lines=3
-  )
-  panel_top = _MARGIN + len(lines) * _PROMPT_LINE + (20 if lines else 0)
-  left = _MARGIN if source is not None else (_WIDTH - _PANEL) // 2
-  input_box = (left, panel_top, left + _PANEL, panel_top + _PANEL)
-  shift = _PANEL + _GAP if source is not None else 0
-  output_box = (left + shift, panel_top, input_box[2] + shift, input_box[3])
-  text_top = panel_top + _PANEL + 32
-
-  num_words = max((len(canvas.words) for canvas in canvases), default=0)
-  final = canvases[-1].words if canvases else ()
-  places = _flow(final, num_words)
-  num_lines = max((line for _, line, _ in places), default=0) + 1
-  height = text_top + num_lines * _TEXT_LINE + 62
-  sheet = PIL.Image.new("RGB", (_WIDTH, height), drawing.PAPER)
-  drawing.write(
-    sheet,
-    lines,
-    place=(_MARGIN, _MARGIN),
-    size=_PROMPT_SIZE,
-    line_height=_PROMPT_LINE,
-  )
+  last = canvases[-1]
+  panels = [
+    drawing.scaled(picture, _PANEL)
+    for picture in (source, last.picture)
+    if picture is not None
+  ]
+  sheet, boxes, bottom = _top(prompt, [panel.size for panel in panels])
   if source is not None:
-    panel = drawing.fit(source, _PANEL)
-    drawing.paste(sheet, panel, input_box, radius=_CORNER)
-    between = (input_box[2], panel_top, output_box[0], input_box[3])
-    drawing.arrow(sheet, between, drawing.MUTED)
-  return _Page(sheet, output_box, text_top, places)
+    drawing.paste(sheet, panels[0], boxes[0], radius=_CORNER)
+  spots, (size, line_height) = _spots(canvases)
+  num_lines = max((spot.line + 1 for spot in spots), default=0)
+  text_top = bottom + (32 if num_lines else 0)
+  if num_lines > _MAX_LINES:
+    num_lines = _MAX_LINES
+    spots = tuple(spot for spot in spots if spot.line < num_lines - 1)
+    drawing.write(
+      sheet,
+      ["..."],
+      place=(_MARGIN, text_top + (num_lines - 1) * line_height),
+      size=size,
+      colour=drawing.MUTED,
+    )
+  height = text_top + num_lines * line_height + 62
+  return _Page(
+    background=sheet.crop((0, 0, _WIDTH, height)),
+    output_box=None if last.picture is None else boxes[-1],
+    text_top=text_top,
+    text_size=size,
+    text_line=line_height,
+    spots=spots,
+  )
+
+
+def _spots(
+  canvases: "Sequence[outputs_lib.Canvas]",
+) -> tuple[tuple[flow.Spot, ...], tuple[int, int]]:
+  """Place the words of a run; return also the sizes of font and line."""
+  last = canvases[-1]
+  num_words = max(len(canvas.words) for canvas in canvases)
+  padding = (None,) * (num_words - len(last.words))
+  for sizes in _TEXT_SIZES:
+    spots = flow.spots(
+      (*last.words, *padding),
+      size=sizes[0],
+      width=_WIDTH - 2 * _MARGIN,
+      has_own_spaces=last.has_own_spaces,
+    )
+    if not spots or spots[-1].line < _LARGE_LINES:
+      break
+  return spots, sizes
 
 
 def _draw(
@@ -250,68 +318,28 @@ def _draw(
   words: Sequence[str | None],
   *,
   fresh: Sequence[int],
-  picture: drawing.Picture,
+  picture: drawing.Picture | None,
   progress: tuple[int, int],
 ) -> drawing.Picture:
   """Draw one frame on a page; `fresh` are positions committed just now."""
   sheet = page.background.copy()
-  drawing.paste(sheet, picture, page.output_box, radius=_CORNER)
-  for i, word in enumerate(words):
-    left, line, width = page.places[i]
-    top = page.text_top + line * _TEXT_LINE
-    if word is None:
-      height = min(width, _BAR_HEIGHT)
-      bottom = top + (_TEXT_SIZE + _BAR_HEIGHT) // 2 + 3
-      bar = (left, bottom - height, left + width, bottom)
-      drawing.meter(sheet, bar, 0.0)
-      continue
-    colour = drawing.ACCENT if i in fresh else drawing.INK
-    drawing.write(
-      sheet, [word], place=(left, top), size=_TEXT_SIZE, colour=colour
-    )
-  _progress(sheet, *progress)
+  if picture is not None and page.output_box is not None:
+    drawing.paste(sheet, picture, page.output_box, radius=_CORNER)
+  for spot in page.spots:
+    found = words[spot.start : spot.stop]
+    place = (_MARGIN + spot.left, page.text_top + spot.line * page.text_line)
+    num_masked = found.count(None)
+    if spot.stop - spot.start > 1:
+      drawing.bars(sheet, num_masked, place=place, size=page.text_size)
+    elif num_masked:
+      drawing.bar(sheet, place=place, width=spot.width, size=page.text_size)
+    else:
+      drawing.write(
+        sheet,
+        [drawing.drawable(word or "").strip() for word in found],
+        place=place,
+        size=page.text_size,
+        colour=drawing.ACCENT if spot.start in fresh else drawing.INK,
+      )
+  drawing.progress(sheet, *progress, margin=_MARGIN, size=_LABEL_SIZE)
   return sheet
-
-
-def _veiled(picture: np.ndarray, masked: np.ndarray) -> drawing.Picture:
-  """Return the output panel."""
-  return drawing.veil(drawing.fit(picture, _PANEL), masked)
-
-
-def _progress(sheet: drawing.Picture, step: int, num_steps: int) -> None:
-  """Draw the bar at the foot of a page."""
-  widest = drawing.font(_LABEL_SIZE).getlength(
-    f"step {num_steps} of {num_steps}"
-  )
-  right, top = _WIDTH - _MARGIN - math.ceil(widest), sheet.height - _MARGIN
-  drawing.write(
-    sheet,
-    [f"step {step} of {num_steps}"],
-    place=(right, top - 6),
-    size=_LABEL_SIZE,
-    colour=drawing.MUTED,
-  )
-  track = (_MARGIN, top, right - 16, top + _TRACK_HEIGHT)
-  drawing.meter(sheet, track, step / max(1, num_steps))
-
-
-def _flow(
-  words: Sequence[str | None], num_words: int
-) -> tuple[tuple[int, int, int], ...]:
-  """Return left, line and width of `num_words` positions, wrapped.
-
-  Positions behind the last word get a bar of usual width.
-  """
-  measure = drawing.font(_TEXT_SIZE).getlength
-  places: list[tuple[int, int, int]] = []
-  left, line = _MARGIN, 0
-  for i in range(num_words):
-    word = words[i] if i < len(words) else None
-    width = _BAR_WIDTH if word is None else math.ceil(measure(word))
-    glued = i > 0 and word in _GLUED
-    left += 0 if left == _MARGIN else (1 if glued else _SPACE)
-    if left + width > _WIDTH - _MARGIN and not glued:
-      left, line = _MARGIN, line + 1
-    places.append((left, line, width))
-    left += width
-  return tuple(places)

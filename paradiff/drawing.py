@@ -1,7 +1,9 @@
 """Smooth shapes, text lines and picture panels on a page."""
 
 import functools
+import math
 import typing
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +24,22 @@ BAR = (222, 225, 231)
 EDGE = (226, 226, 222)
 VEIL = (226, 229, 235)
 
+BAR_WIDTH = 46  # of a word that is never seen
+MAX_BARS = 3  # of a long run of masked words, before their number
+SPACE = 7  # between two words
+
+# What is like a character of which Unicode does not say so.
+_LIKE = {
+  "\N{EN DASH}": "-",
+  "\N{EM DASH}": "-",
+  "\N{MULTIPLICATION SIGN}": "x",
+  "\N{RIGHTWARDS ARROW}": "->",
+  "\N{BULLET}": "*",
+  "\N{LATIN SMALL LETTER SHARP S}": "ss",
+}
 _VEIL_RATE = 0.8
+_TRACK_HEIGHT = 6
+_LARGE_CELL = 24  # pixels
 _SMOOTH = 4  # shapes are drawn this much larger and then shrunk
 
 
@@ -68,17 +85,60 @@ def wrap(text: str, *, size: int, width: int, max_lines: int) -> list[str]:
   return lines
 
 
-def fit(picture: np.ndarray, side: int) -> Picture:
-  """Return uint8[H, W, 3] within a square; small pictures keep hard pixels."""
+def printable(text: str) -> str:
+  """Return a text with a space for each character that is no ink."""
+  return "".join(c if c.isprintable() else " " for c in text)
+
+
+def drawable(text: str) -> str:
+  """Return a printable text in characters that the font has, where it can be.
+
+  The font is one for English: letters lose their accents, dashes are hyphens.
+  What has no likeness stays and is drawn as a box.
+  """
+  return "".join(map(_drawable, printable(text)))
+
+
+@functools.cache
+def _drawable(character: str) -> str:
+  """Return the character, or what is like it."""
+  plain = "".join(
+    c
+    for c in unicodedata.normalize("NFKD", character)
+    if not unicodedata.combining(c)
+  )
+  for like in (character, _LIKE.get(character, plain)):
+    if like and all(map(_has_glyph, like)):
+      return like
+  return character
+
+
+def _has_glyph(character: str) -> bool:
+  """Return whether the font has a character, by its not being a box."""
+  box, found = (font(20).getmask(c) for c in ("\uffff", character))
+  return bytes(found) != bytes(box)
+
+
+def scaled(picture: np.ndarray, side: int) -> Picture:
+  """Return uint8[H, W, 3] with longer side `side`; small pixels stay hard."""
   image = PIL.Image.fromarray(picture)
   scale = side / max(image.size)
-  size = (round(image.width * scale), round(image.height * scale))
+  size = (
+    max(1, round(image.width * scale)),
+    max(1, round(image.height * scale)),
+  )
   kind = PIL.Image.Resampling.LANCZOS
   if scale >= 2:
     kind = PIL.Image.Resampling.NEAREST
+  return image.resize(size, kind)
+
+
+def fit(picture: np.ndarray, side: int) -> Picture:
+  """Return uint8[H, W, 3] in the middle of a square of paper."""
+  image = scaled(picture, side)
   square = PIL.Image.new("RGB", (side, side), PAPER)
-  place = ((side - size[0]) // 2, (side - size[1]) // 2)
-  square.paste(image.resize(size, kind), place)
+  place = ((side - image.width) // 2, (side - image.height) // 2)
+  square.paste(image, place)
   return square
 
 
@@ -92,7 +152,10 @@ def veil(picture: Picture, masked: np.ndarray) -> Picture:
     right = (int(column) + 1) * picture.width // width
     bottom = (int(row) + 1) * picture.height // height
     cell = (right - left, bottom - top)
-    tile = _rounded(cell, min(10, min(cell) // 5), inset=1)
+    # Between small tiles the gaps would show more than the tiles.
+    tile = _rounded(cell, 0, inset=0)
+    if min(cell) >= _LARGE_CELL:
+      tile = _rounded(cell, min(10, min(cell) // 5), inset=1)
     cover.paste(tile, (left, top))
   cover = cover.point(lambda value: round(value * _VEIL_RATE))
   tiles = PIL.Image.new("RGB", picture.size, VEIL)
@@ -126,6 +189,49 @@ def meter(sheet: Picture, box: Box, rate: float) -> None:
   if done > 2 * radius:
     part = (left, top, left + done, bottom)
     fill_round(sheet, part, ACCENT, radius=radius)
+
+
+def bar(
+  sheet: Picture, *, place: tuple[int, int], width: int, size: int
+) -> None:
+  """Draw the bar of a masked word in place of text of a size."""
+  left, top = place
+  width = max(1, width - 2)  # pieces of a word do not touch
+  thick = round(0.6 * size)
+  height = min(width, thick)
+  bottom = top + (size + thick) // 2 + 3
+  meter(sheet, (left, bottom - height, left + width, bottom), 0.0)
+
+
+def bars(
+  sheet: Picture, num_masked: int, *, place: tuple[int, int], size: int
+) -> None:
+  """Draw some bars for a run of masked words, and how many more there are."""
+  left, top = place
+  for _ in range(min(num_masked, MAX_BARS)):
+    bar(sheet, place=(left, top), width=BAR_WIDTH, size=size)
+    left += BAR_WIDTH + SPACE
+  if num_masked > MAX_BARS:
+    label = f"+{num_masked - MAX_BARS}"
+    write(sheet, [label], place=(left, top), size=size, colour=MUTED)
+
+
+def progress(
+  sheet: Picture, step: int, num_steps: int, *, margin: int, size: int
+) -> None:
+  """Draw a bar at the foot of a page, and the step in words of a size."""
+  widest = font(size).getlength(f"step {num_steps} of {num_steps}")
+  right = sheet.width - margin - math.ceil(widest)
+  top = sheet.height - margin
+  write(
+    sheet,
+    [f"step {step} of {num_steps}"],
+    place=(right, top - 6),
+    size=size,
+    colour=MUTED,
+  )
+  track = (margin, top, right - 16, top + _TRACK_HEIGHT)
+  meter(sheet, track, step / max(1, num_steps))
 
 
 def arrow(sheet: Picture, box: Box, colour: Colour) -> None:

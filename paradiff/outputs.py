@@ -1,9 +1,11 @@
 """From finished or unfinished tokens to words and pictures."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from paradiff import layout as layout_lib
@@ -11,9 +13,22 @@ from paradiff import sequence
 from paradiff import variants
 from paradiff.data import text as text_lib
 from paradiff.diffusion import trajectory
+from paradiff.models import image_tokenizer
 
 _BLANK_GREY = 251  # where nothing is proposed yet
 Decode = Callable[[np.ndarray, layout_lib.Grid], np.ndarray]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def to_pictures(
+  config: image_tokenizer.ImageTokenizerConfig,
+  params: Any,
+  codes: Any,
+  grid: layout_lib.Grid,
+) -> jax.Array:
+  """Decode codes int32[B, N] of a grid to pictures uint8[B, H, W, 3]."""
+  floats = image_tokenizer.decode(config, params, codes, grid=grid)
+  return image_tokenizer.to_uint8(config, floats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +57,7 @@ class Canvas:
       where none was asked.
     masked: bool[h, w], which picture tokens are not yet committed; None
       without a picture.
+    has_own_spaces: whether words bring the spaces between them.
   """
 
   step: int
@@ -49,6 +65,7 @@ class Canvas:
   words: tuple[str | None, ...]
   picture: Any
   masked: Any
+  has_own_spaces: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,11 +120,21 @@ class Reader:
     """Read the first row of a run back to the host."""
     vocab = self.variant.vocab
     tokens, predicted = np.asarray(state.tokens), np.asarray(state.predicted)
-    words = tuple(
-      None if i == vocab.mask_id else self.text_tokenizer.decode([i])
+    # What is no text leaves no trace, as an end of text does.
+    ids = [
+      i if i < vocab.text_size else vocab.eos_id
       for i in sequence.text_of(layout, vocab, tokens[0])
+    ]
+    canvas = Canvas(
+      step,
+      num_steps,
+      self.text_tokenizer.pieces(
+        [None if i == vocab.mask_id else i for i in ids]
+      ),
+      picture=None,
+      masked=None,
+      has_own_spaces=self.text_tokenizer.has_own_spaces,
     )
-    canvas = Canvas(step, num_steps, words, None, None)
     if layout.grid is None:
       return canvas
     masked = tokens[0, layout.image_index] == vocab.mask_id

@@ -37,6 +37,7 @@ FLOORS = {
   "paradiff.shipped": 4,
   "paradiff.display": 4,
   "paradiff.drawing": 4,
+  "paradiff.flow": 4,
   "paradiff.gif": 4,
   "paradiff.data": 4,
   "paradiff.convert": 4,

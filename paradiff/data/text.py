@@ -30,6 +30,7 @@ SPECIAL_TOKENS = (
 )
 _FILE = "tokenizer.json"
 _MAX_NAMED = 8  # unknown words that one message lists
+_BROKEN = "\N{REPLACEMENT CHARACTER}"  # for bytes that are no character
 
 
 def _wrapper() -> "type[transformers.PreTrainedTokenizerFast]":
@@ -167,6 +168,42 @@ class TextTokenizer:
       raise ValueError(f"text ids must be in [0, {len(self)}), got {wrong}")
     decoded = self.fast.decode([int(i) for i in ids], skip_special_tokens=True)
     return typing.cast(str, decoded)
+
+  @functools.cached_property
+  def has_own_spaces(self) -> bool:
+    """Whether tokens bring the spaces between words, as bytes do."""
+    decoder = self.fast.backend_tokenizer.decoder
+    return decoder is not None and decoder.decode(["a", "b"]) == "ab"
+
+  def pieces(self, ids: Sequence[int | None]) -> tuple[str | None, ...]:
+    """Turn ids into text one by one; None stays None.
+
+    With `has_own_spaces` the pieces of a text without None join to its
+    `decode`: a character whose bytes are spread over several ids is the piece
+    of the last of them. Beside a None half a character is left out.
+
+    Raises:
+      ValueError: as `decode`.
+    """
+    if not self.has_own_spaces:
+      return tuple(None if i is None else self.decode([i]) for i in ids)
+    pieces: list[str | None] = []
+    open_ids: list[int] = []  # since the last whole character
+    num_shown = 0  # characters of them that are in `pieces`
+    for i, following in zip(ids, [*ids, None][1:], strict=True):
+      if i is None:
+        pieces.append(None)
+        continue
+      open_ids.append(i)
+      text = self.decode(open_ids)
+      is_open = text.endswith(_BROKEN) and following is not None
+      whole = text[:-1] if is_open else text
+      pieces.append(whole[num_shown:])
+      num_shown = len(whole) if is_open else 0
+      open_ids = open_ids if is_open else []
+    if None in pieces:
+      return tuple(p and p.replace(_BROKEN, "") for p in pieces)
+    return tuple(pieces)
 
   def _unknown(self, text: str) -> list[str]:
     """Return the pieces of `text` that have no id, each once, in order."""

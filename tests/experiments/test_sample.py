@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 from etils import epath
 
+from experiments import asked as asked_lib
 from experiments import benchmark
 from experiments import sample
 from paradiff.scenes import benchmark as scenes_benchmark
@@ -43,6 +44,36 @@ def test_the_demo_writes_what_it_shows(pipeline, tmp_path, capsys, image):
     assert 2 <= gif.n_frames <= last.num_steps + 1
   assert (folder / "before_after.png").exists() == (image is None)
   assert f"step {last.num_steps:3d}/{last.num_steps}" in capsys.readouterr().err
+
+
+def test_a_model_without_the_demonstration_needs_words():
+  with pytest.raises(ValueError, match="needs an instruction"):
+    sample.request(None, None, has_demo=False)
+  words = sample.request(None, "draw it", has_demo=False)
+  assert words == ("draw it", None)
+  assert sample.request("a.png", "do it", has_demo=False)[1] == "a.png"
+
+
+def test_a_long_run_is_shown_in_few_frames(
+  pipeline, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(sample, "_MAX_CANVASES", 5)
+  asked = asked_lib.Asked(model="miniature", num_steps=11, num_image_steps=4)
+  last = sample.run(
+    pipeline,
+    "draw a red star",
+    None,
+    seed=0,
+    folder=epath.Path(tmp_path),
+    asked=asked,
+  )
+  assert (last.step, last.num_steps) == (11, 11)
+  assert not last.masked.any()
+  with PIL.Image.open(tmp_path / "denoising.gif") as gif:
+    assert gif.n_frames <= 6
+  lines = capsys.readouterr().err.splitlines()
+  steps = [line.split()[1] for line in lines if line.startswith("step")]
+  assert steps == ["3/11", "6/11", "9/11", "11/11"]
 
 
 def test_the_report_shows_every_baseline(pipeline, tmp_path, monkeypatch):
