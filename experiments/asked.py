@@ -11,7 +11,6 @@ from absl import flags
 from etils import epath
 
 from paradiff import published
-from paradiff import requests
 from paradiff import shipped
 from paradiff import tasks
 from paradiff import variants
@@ -216,7 +215,7 @@ def settle(
   task = None
   if variant.tasks:
     _check_picture(variant, asked, has_picture=has_picture)
-    task = requests.task_of(variant, asked.task, has_picture=has_picture)
+    task = variant.task_for(asked.task, has_picture=has_picture)
     _check_task(variant, task, asked)
   else:
     own = "edit" if has_picture else "generate"

@@ -13,6 +13,7 @@ from paradiff import shipped
 from paradiff import variants
 from paradiff.convert import model as model_files
 from paradiff.convert import storage
+from paradiff.data import crops
 from paradiff.data import text as text_lib
 
 
@@ -59,6 +60,13 @@ def load(
     FileNotFoundError: if there is no such model.
     ValueError: if a file is damaged or of another model, naming it.
   """
+  named = {"image_tokenizer": image_tokenizer, "tokenizer": tokenizer}
+  is_converted = storage.is_converted(name_or_folder)
+  if variant is not None and is_converted:
+    raise ValueError(
+      f"variant must be None for a converted folder, which knows what it is, "
+      f"got {variant!r} for {name_or_folder}"
+    )
   if variant is not None:
     return _of(
       model_files.read(
@@ -70,8 +78,18 @@ def load(
       ),
       picture_size,
     )
-  if storage.is_converted(name_or_folder):
+  given = [name for name, value in named.items() if value is not None]
+  if given:
+    raise ValueError(
+      f"{' and '.join(given)} must be None but for a published checkpoint "
+      f"(variant=), got {name_or_folder}"
+    )
+  if is_converted:
     return _of(storage.load(name_or_folder, mesh=mesh), picture_size)
+  if picture_size is not None:
+    raise ValueError(
+      f"picture_size must be None for a model of one layout, got {picture_size}"
+    )
   folder = shipped.find(name_or_folder)
   params, config = checkpoints.load_pretrained(folder, "transformer")
   try:
@@ -93,6 +111,11 @@ def _of(found: model_files.Model, picture_size: int | None) -> Loaded:
   """Return a published model."""
   facts = found.facts
   if picture_size is not None and facts.image_tokenizer is not None:
+    if type(picture_size) is not int or picture_size % crops.PATCH:
+      raise ValueError(
+        f"picture_size must be a multiple of {crops.PATCH}, got "
+        f"{picture_size!r}"
+      )
     pictures = dataclasses.replace(
       facts.image_tokenizer, picture_size=picture_size
     )

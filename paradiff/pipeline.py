@@ -91,7 +91,8 @@ class ParallelPipeline:
     )
 
   def save(self, folder: str) -> None:
-    """Write a model of one layout as safetensors and json."""
+    """Write a model with pictures as safetensors and json."""
+    pictures = dataclasses.asdict(self.variant.pictures)
     path = epath.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     checkpoints.save_pretrained(
@@ -101,7 +102,7 @@ class ParallelPipeline:
       path,
       "image_tokenizer",
       self.image_params,
-      dataclasses.asdict(self.variant.pictures),
+      pictures,
     )
     self.text_tokenizer.save(path)
 
@@ -252,7 +253,7 @@ class ParallelPipeline:
       [prompt],
       [picture],
       seed=seed,
-      task=task,
+      task=task or self.variant.first_task("edit", "edit_picture"),
       size=size,
       text_len=text_len,
       mask=mask,
@@ -274,7 +275,7 @@ class ParallelPipeline:
       [prompt],
       [None],
       seed=seed,
-      task=task,
+      task=task or self.variant.first_task("generate", "generate_picture"),
       size=size,
       text_len=text_len,
       config=config,

@@ -133,6 +133,7 @@ PARALLEL_M = variants.Variant(
     edit_id=126_095,
     generate_id=126_088,
     describe_id=126_089,
+    turn_end_id=126_348,
   ),
   layout=layout_lib.Layout(
     grid=(32, 32),
@@ -172,6 +173,7 @@ LLADA = variants.Variant(
     mask_id=126_336,
     bos_id=126_080,
     eos_id=126_081,
+    turn_end_id=126_348,
   ),
   layout=layout_lib.Layout(
     grid=None,
@@ -207,6 +209,7 @@ _MARKS = {
   "<|interleave|>": "edit_id",
   "<|t2i|>": "generate_id",
   "<|mmu|>": "describe_id",
+  "<|eot_id|>": "turn_end_id",
 }
 
 

@@ -24,7 +24,6 @@ from paradiff.data import text as text_lib
 from paradiff.diffusion import settings
 
 PROMPT_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-_PATCH = 32  # sides of cropped pictures are multiples of it
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
@@ -46,25 +45,6 @@ class Request:
   answer: jax.Array
   config: settings.SamplerConfig
   sources: tuple[tuple[np.ndarray, ...], ...]
-
-
-def task_of(
-  variant: variants.Variant,
-  task: str | tasks.Task | None,
-  *,
-  has_picture: bool,
-) -> tasks.Task:
-  """Return a task of that name, or what a model of tasks does by default.
-
-  Raises:
-    ValueError: if the model cannot do it.
-  """
-  if isinstance(task, tasks.Task):
-    return task
-  names = ("generate", "generate_picture", "answer")
-  if has_picture:
-    names = ("edit", "edit_picture", "describe")
-  return variant.task(*((task,) if task else names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,14 +73,20 @@ class Maker:
     config: settings.SamplerConfig | None = None,
   ) -> Request:
     """Make a batch of any model; see `ParallelPipeline.request`."""
+    for name, given in (("prompts", prompts), ("pictures", pictures)):
+      if isinstance(given, str) or not isinstance(given, Sequence):
+        raise TypeError(
+          f"{name} must be a list, got {type(given).__name__}; edit() and "
+          "generate() take one"
+        )
     if len(prompts) != len(pictures) or not prompts:
       raise ValueError(
         "there must be as many pictures as prompts and at least one, got "
         f"{len(pictures)} and {len(prompts)}"
       )
     if not self.variant.tasks:
-      given = {"size": size, "text_len": text_len, "mask": mask}
-      named = [name for name, value in given.items() if value is not None]
+      asked = {"size": size, "text_len": text_len, "mask": mask}
+      named = [name for name, value in asked.items() if value is not None]
       if named or task not in (None, "edit", "generate"):
         raise ValueError(
           f"{self.variant.name} edits or generates in one size, got "
@@ -108,7 +94,7 @@ class Maker:
         )
       return self.plain(prompts, pictures, config)
     return self.shaped(
-      task_of(self.variant, task, has_picture=pictures[0] is not None),
+      self.variant.task_for(task, has_picture=pictures[0] is not None),
       prompts,
       pictures,
       size=size,
@@ -181,6 +167,8 @@ class Maker:
         pictures of one batch come to different sizes.
     """
     variant, vocab = self.variant, self.variant.vocab
+    _check_parts(task, text_len=text_len, size=size, mask=mask)
+    text_len = variant.layout.text_len if text_len is None else text_len
     config = config or task.sampler or variant.sampler
     sources = self._sources(task, pictures)
     grid = None
@@ -217,7 +205,7 @@ class Maker:
     """Return the legal sizes of an input picture."""
     side = self.variant.pictures.picture_size * task.area_scale
     if task.reads == "crop":
-      return crops.sizes(side, _PATCH)
+      return crops.sizes(side)
     return ((side, side),)
 
   def _sources(
@@ -229,16 +217,17 @@ class Maker:
       given: list[Any] = []
       if picture is not None:
         given = list(picture) if isinstance(picture, tuple) else [picture]
-      if bool(given) != task.has_source and not task.blank_source:
+      wants_one = task.has_source and not task.blank_source
+      if bool(given) != wants_one:
         raise ValueError(
-          f"{task.name} must have {'a' if task.has_source else 'no'} picture, "
-          f"got {len(given)}"
+          f"{task.name} must have {'a' if wants_one else 'no'} picture, got "
+          f"{len(given)}"
         )
       if task.blank_source:
         side = self.variant.pictures.picture_size
         given = [np.zeros((side, side, 3), np.uint8)]
       rows.append(
-        [crops.load(p, self._sizes(task), mode=_mode(task)) for p in given]
+        [crops.load(p, self._sizes(task), mode=task.mode) for p in given]
       )
     shapes = {tuple(p.shape[:2] for p in row) for row in rows}
     if len(shapes) != 1:
@@ -260,6 +249,8 @@ class Maker:
   ) -> layout_lib.Grid:
     config = self.variant.pictures
     if size is not None:
+      if not isinstance(size, tuple) or len(size) != 2:
+        raise TypeError(f"size must be (height, width), got {size!r}")
       height, width = size
       crops.check_size(height=height, width=width, multiple=config.factor)
       return self._grid(height, width)
@@ -274,7 +265,7 @@ class Maker:
     prompts: Sequence[str],
     sources: list[list[np.ndarray]],
     grid: layout_lib.Grid | None,
-    text_len: int | None,
+    text_len: int,
   ) -> layout_lib.Layout:
     base, quirks = self.variant.layout, config.quirks
     lengths = {len(self._ids(task, p)) + task.prompt_ends for p in prompts}
@@ -289,12 +280,12 @@ class Maker:
       bucket = max(lengths)
     null: list[int] = []
     if task.null_prompt:
-      null = self.text_tokenizer.encode_between(task.null_prompt)
+      null = self.text_tokenizer.encode_marked(task.null_prompt)
     return dataclasses.replace(
       base,
       grid=grid,
       prompt_len=bucket,
-      text_len=(text_len or base.text_len) if task.has_text else 0,
+      text_len=text_len if task.has_text else 0,
       prefix=task.prefix,
       answer=task.answer,
       source_grids=tuple(self._grid(*p.shape[:2]) for p in sources[0]),
@@ -320,7 +311,7 @@ class Maker:
       )
     if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
       factor = self.variant.pictures.factor
-      mask = painting.from_picture(mask, grid, factor, mode=_mode(task))
+      mask = painting.from_picture(mask, grid, factor, mode=task.mode)
     if mask.shape != grid:
       raise ValueError(f"a mask must be bool{list(grid)}, got {mask.shape}")
     hidden, rows = mask.reshape(-1), []
@@ -331,9 +322,18 @@ class Maker:
     return jnp.asarray(np.stack(rows))
 
 
-def _mode(task: tasks.Task) -> str:
-  """Return how `data.crops` is to fit a picture."""
-  return "squash" if task.reads == "squash" else "crop"
+def _check_parts(task: tasks.Task, **asked: Any) -> None:
+  """Refuse what is asked of a part that the task's answer does not have."""
+  for name, value in asked.items():
+    has_part = task.has_text if name == "text_len" else task.has_picture
+    if value is not None and not has_part:
+      raise ValueError(
+        f"{name} must be None for {task.name}, whose answer has no such part, "
+        f"got {value!r}"
+      )
+  text_len = asked["text_len"]
+  if text_len is not None and (type(text_len) is not int or text_len < 1):
+    raise ValueError(f"text_len must be an int >= 1, got {text_len!r}")
 
 
 def _stack(

@@ -24,7 +24,8 @@ class Task:
     name: what requests call it.
     prefix: parts of the sequence before the answer, as in `Layout`.
     answer: parts of the answer.
-    prompt: words around the prompt, which takes the place of `{prompt}`.
+    prompt: words around the prompt, which takes the place of `{prompt}`;
+      without that place the words are always the same.
     null_prompt: the same where the prompt is dropped for guidance.
     prompt_ends: whether `eos` follows the prompt.
     reads: "crop" to the nearest legal size, crop to the "square", or "squash"
@@ -49,8 +50,10 @@ class Task:
   def __post_init__(self) -> None:
     if self.reads not in READS:
       raise ValueError(f"reads must be one of {READS}, got {self.reads!r}")
-    if self.prompt.count("{prompt}") != 1:
-      raise ValueError(f"prompt must have one {{prompt}}, got {self.prompt!r}")
+    if self.prompt.count("{prompt}") > 1:
+      raise ValueError(
+        f"prompt must have at most one {{prompt}}, got {self.prompt!r}"
+      )
 
   @property
   def has_source(self) -> bool:
@@ -66,6 +69,11 @@ class Task:
   def has_text(self) -> bool:
     """Whether a text is part of the answer."""
     return "text" in self.answer
+
+  @property
+  def mode(self) -> str:
+    """How `data.crops` fits a picture: "crop" or "squash"."""
+    return "squash" if self.reads == "squash" else "crop"
 
   def words(self, prompt: str) -> str:
     """Return the prompt between the words around it."""
@@ -157,7 +165,8 @@ def _dimoo(name: str, system: str, **fields: object) -> Task:
 _WITH_SOURCE = ("prompt", "source", "prompt_end")
 _PICTURE = ("answer_start", "image", "answer_end")
 _TEXT = ("answer_start", "text", "answer_end")
-# The generator of Lumina-DiMOO: 64 steps, all of them picture steps.
+# The generator of Lumina-DiMOO: 64 steps, all of them picture steps. Differs
+# from upstream: the noise on confidence falls (`quirks.constant_image_noise`).
 _MASKGIT = settings.SamplerConfig(
   num_steps=64,
   num_image_steps=64,
@@ -183,13 +192,15 @@ def image_to_image(edit_type: str) -> Task:
   Args:
     edit_type: for example `edit_add`, `canny_control`, `depth_dense`.
   """
-  return _dimoo(
+  task = _dimoo(
     "edit_picture",
     system_prompt(edit_type),
     prefix=_WITH_SOURCE,
     answer=_PICTURE,
     sampler=_EDIT_PICTURE,
   )
+  words = user_prompt(edit_type, "{prompt}")
+  return dataclasses.replace(task, prompt=task.words(words))
 
 
 _DIMOO = (

@@ -103,6 +103,25 @@ class Variant:
       f"{' or '.join(names)}"
     )
 
+  def task_for(
+    self, task: str | tasks_lib.Task | None, *, has_picture: bool
+  ) -> tasks_lib.Task:
+    """Return the named task, or what the model does by default.
+
+    Raises:
+      ValueError: if the model cannot do it.
+    """
+    if isinstance(task, tasks_lib.Task):
+      return task
+    names = ("generate", "generate_picture", "answer")
+    if has_picture:
+      names = ("edit", "edit_picture", "describe")
+    return self.task(*((task,) if task is not None else names))
+
+  def first_task(self, *names: str) -> tasks_lib.Task | None:
+    """Return the first of the named tasks; None for a model of one layout."""
+    return self.task(*names) if self.tasks else None
+
 
 @functools.cache
 def model_of(

@@ -34,6 +34,7 @@ class Vocab:
     prompt_end_id: ends the prompt, behind its pictures.
     answer_start_id: begins an answer.
     answer_end_id: ends an answer.
+    turn_end_id: ends what one side says in a chat.
     null_id: stands for a prompt that is left out.
 
   Of the tokens behind `eos_id` a model has those of its sequences; the others
@@ -60,6 +61,7 @@ class Vocab:
   prompt_end_id: int | None = None
   answer_start_id: int | None = None
   answer_end_id: int | None = None
+  turn_end_id: int | None = None
   null_id: int | None = None
 
   def __post_init__(self) -> None:
@@ -100,9 +102,9 @@ class Vocab:
 
   @property
   def end_ids(self) -> tuple[int, ...]:
-    """Ids that end a text: `eos_id`, and `answer_end_id` where there is one."""
-    end = self.answer_end_id
-    return (self.eos_id,) if end is None else (self.eos_id, end)
+    """Ids that end a text: `eos_id`, and the ends of answer and turn."""
+    ends = (self.eos_id, self.answer_end_id, self.turn_end_id)
+    return tuple(i for i in ends if i is not None)
 
   @property
   def suppressed_text_ids(self) -> tuple[int, ...]:

@@ -325,3 +325,135 @@ def test_defaults_use_the_settings_of_the_task(load):
   request = _request(pipe, ["x"], [None], task="generate_picture")
   assert request.config == pipe.variant.task("generate_picture").sampler
   assert request.config.quirks == settings.Quirks()
+
+
+@pytest.mark.parametrize(
+  ("family", "task", "size"),
+  [
+    ("parallel_a", "edit", (64, 32)),
+    ("parallel_a", "describe", (160, 96)),  # four times the area
+    ("parallel_m", "edit", (64, 64)),
+    ("mmada", "describe", (64, 64)),
+  ],
+)
+def test_pictures_are_read_in_the_size_of_the_task(load, family, task, size):
+  request = _request(load(family), ["x"], [photograph()], task=task)
+  assert request.sources[0][0].shape == (size[1], size[0], 3)
+
+
+def test_m_squashes_edits_and_crops_what_it_describes(load):
+  pipe = load("parallel_m")
+  wide = photograph()[100:300]  # 1:3
+  edit = _request(pipe, ["x"], [wide]).sources[0][0]
+  squashed = PIL.Image.fromarray(wide).resize(
+    (64, 64), PIL.Image.Resampling.BICUBIC
+  )
+  np.testing.assert_array_equal(edit, squashed)
+  asked = _request(pipe, ["x"], [wide], task="describe").sources[0][0]
+  assert np.abs(asked.astype(int) - edit).mean() > 5
+
+
+def test_a_drawn_mask_is_squashed_like_the_picture_of_m(load):
+  drawn = PIL.Image.new("L", (600, 200), 0)
+  drawn.paste(255, (0, 0, 150, 200))  # a quarter
+  pipe = load("parallel_m")
+  request = _request(pipe, ["x"], [photograph()[:200]], mask=drawn)
+  hidden = np.asarray(request.answer)[0, request.layout.image_index]
+  hidden = (hidden == pipe.variant.vocab.mask_id).reshape(4, 4)
+  np.testing.assert_array_equal(hidden, [[True, False, False, False]] * 4)
+
+
+def test_each_row_is_painted_over_its_own_picture(load):
+  pipe = load("parallel_a")
+  pair = [photograph(), photograph()[::-1]]
+  mask = np.zeros((2, 4), bool)
+  request = _request(pipe, ["x", "y"], pair, mask=mask)
+  layout = request.layout
+  source = np.asarray(request.condition.prefix)[:, layout.source_index]
+  answer = np.asarray(request.answer)[:, layout.image_index]
+  np.testing.assert_array_equal(answer, source)
+  assert (answer[0] != answer[1]).any()
+
+
+def test_m_generates_from_a_black_picture(load):
+  pipe = load("parallel_m")
+  request = _request(pipe, ["x"], [None], task="generate")
+  source = np.asarray(request.condition.prefix)[0, request.layout.source_index]
+  black = pipe.encode_pictures(np.zeros((1, 64, 64, 3), np.uint8))[0]
+  np.testing.assert_array_equal(source, black + pipe.variant.vocab.code_offset)
+  with pytest.raises(ValueError, match="generate must have no picture, got 1"):
+    _request(pipe, ["x"], [photograph()], task="generate")
+
+
+@pytest.mark.parametrize("family", ["parallel_a", "lumina_dimoo"])
+def test_a_dropped_prompt_is_the_published_null_prompt(load, family):
+  pipe = load(family)
+  for task in pipe.variant.tasks:
+    picture = photograph() if task.has_source else None
+    layout = _request(pipe, ["x"], [picture], task=task).layout
+    words = pipe.text_tokenizer.fast.decode(layout.null_prompt)
+    system = task.prompt.split("{prompt}")[0]
+    assert words == f"{system}<uncondition>"
+    assert system.startswith("<system>") and system.endswith("<user>")
+
+
+def test_a_stream_of_published_settings_ends_in_the_answer(load):
+  pipe = load("parallel_a")
+  config = dataclasses.replace(
+    pipe.variant.reference_sampler, num_steps=4, num_image_steps=3
+  )
+  whole = pipe.edit("x", photograph(), config=config, text_len=4, seed=3)
+  *_, last = pipe.stream(
+    "x", photograph(), config=config, text_len=4, seed=3, stride=4
+  )
+  np.testing.assert_array_equal(last.picture, whole.picture)
+  assert not last.masked.any()
+
+
+@pytest.mark.parametrize(
+  ("family", "ask", "message"),
+  [
+    ("mmada", lambda p: p.edit("x", photograph()), "got edit or edit_picture"),
+    ("llada", lambda p: p.generate("x"), "got generate or generate_picture"),
+    ("parallel_a", lambda p: p.edit("x", photograph(), text_len=0), "int >= 1"),
+    (
+      "lumina_dimoo",
+      lambda p: p.edit("x", photograph(), text_len=9),
+      "text_len must be None for edit_picture",
+    ),
+  ],
+)
+def test_what_a_model_cannot_do_is_refused_not_replaced(
+  load, family, ask, message
+):
+  with pytest.raises(ValueError, match=message):
+    ask(load(family))
+
+
+@pytest.mark.parametrize(
+  ("ask", "message"),
+  [
+    (lambda p: p.edit("x", photograph(), size=64), "size must be .height, wid"),
+    (lambda p: p("red", [photograph()]), "prompts must be a list, got str"),
+    (lambda p: p(["red"], photograph()), "pictures must be a list, got ndarr"),
+    (lambda p: p.edit(None, photograph()), "text must be a string, got None"),
+  ],
+)
+def test_bad_types_say_what_must_hold(load, ask, message):
+  with pytest.raises(TypeError, match=message):
+    ask(load("parallel_a"))
+
+
+@pytest.mark.parametrize(
+  ("asked", "message"),
+  [
+    ({}, "must be loaded with variant="),
+    ({"tokenizer": "x"}, "tokenizer must be None but for a published"),
+    ({"variant": "parallel_a", "picture_size": 48}, "a multiple of 32, got 48"),
+  ],
+)
+def test_a_first_call_that_lacks_something_says_what(tmp_path, asked, message):
+  sizes = published_format.sizes("parallel_a")
+  synthetic.build(tmp_path, "parallel_a", sizes=sizes)
+  with pytest.raises(ValueError, match=message):
+    pipeline_lib.ParallelPipeline.from_pretrained(str(tmp_path), **asked)

@@ -122,9 +122,57 @@ def test_a_task_that_a_model_lacks_is_refused_with_those_it_has():
   ("change", "message"),
   [
     ({"reads": "stretch"}, "reads must be one of"),
-    ({"prompt": "no place"}, "prompt must have one {prompt}"),
+    ({"prompt": "{prompt}{prompt}"}, "at most one {prompt}"),
   ],
 )
 def test_a_task_that_contradicts_itself_is_refused(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(published.LLADA.tasks[0], **change)
+
+
+# Part of the checkpoints' interface, so literal here too.
+PUBLISHED = {
+  ("parallel_a", "generate"): (
+    "<system>Generate an image according to the text prompt.</system><user>x"
+  ),
+  ("lumina_dimoo", "describe"): (
+    "<system>You are a multimodal model that can process both text and images. "
+    "Answer the following question based on the provided images. Analyze each "
+    "image and combine relevant details to answer.</system><user>x"
+  ),
+  ("mmada", "describe"): (
+    "<|start_header_id|>user<|end_header_id|>\nx<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n"
+  ),
+  ("llada", "answer"): (
+    "<|start_header_id|>user<|end_header_id|>\n\nx<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+  ),
+  ("parallel_m", "edit"): "x",
+}
+
+
+@pytest.mark.parametrize(("name", "task"), PUBLISHED)
+def test_words_around_a_prompt_are_literal(name, task):
+  words = published.VARIANTS[name].task(task).words("x")
+  assert words == PUBLISHED[name, task]
+
+
+def test_a_family_with_words_of_its_own_brings_them():
+  words = tasks.image_to_image("depth_dense").words("hello")
+  assert words.endswith("<user>Generate a depth map according to the image.")
+
+
+def test_strengths_and_steps_are_the_published_ones():
+  a, m = published.PARALLEL_A, published.PARALLEL_M
+  for config in (a.sampler, a.reference_sampler):
+    assert (config.image_guidance.text, config.image_guidance.image) == (2.5, 4)
+    assert (config.num_image_steps, config.image_temperature) == (64, 1.0)
+  assert (a.reference_sampler.num_steps, a.sampler.num_steps) == (256, 128)
+  assert a.reference_sampler.text_temperature == 0.7
+  for config in (m.sampler, m.reference_sampler):
+    assert config.image_guidance.both == 4.0
+    assert (config.num_steps, config.num_image_steps) == (128, 30)
+  picture = published.LUMINA_DIMOO.task("generate_picture").sampler
+  assert (picture.num_steps, picture.num_image_steps) == (64, 64)
+  assert (picture.image_start_rate, picture.image_guidance.text) == (0.0, 4.0)

@@ -129,6 +129,13 @@ def main(argv: Sequence[str]) -> None:
   try:
     folders.check_new(_OUT.value)
     mesh = _mesh(_MESH.value)
+    is_converted = storage.is_converted(_SOURCE.value)
+    if is_converted != (_TO.value == "safetensors"):
+      raise ValueError(
+        "source must be a converted folder with --to=safetensors and a "
+        f"published one without, got {_SOURCE.value}, which is "
+        + ("converted" if is_converted else "not converted")
+      )
     if _TO.value == "safetensors":
       model = storage.load(_SOURCE.value, mesh=mesh)
       publish.export(

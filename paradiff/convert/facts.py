@@ -6,6 +6,7 @@ library computes it; a config that says otherwise is of another model.
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -137,6 +138,12 @@ def read(
     known, fast, config, text_size=text_size, words=words, config_path=path
   )
   checkpoint = checkpoint or tensors.Checkpoint.open(root)
+  # Before names are made of the layers: a config may say anything.
+  if config["n_layers"] > len(checkpoint):
+    raise ValueError(
+      f"{path} must have n_layers of at most the {len(checkpoint)} tensors "
+      f"there are, got {config['n_layers']}"
+    )
   codebook_size = 0
   if image_tokenizer is not None:
     codes = image_tokenizer.codebook_size
@@ -242,7 +249,7 @@ def _number(
   default: float | None = None,
 ) -> float:
   value = config.get(key, default)
-  if type(value) not in (int, float) or value <= 0:
+  if type(value) not in (int, float) or not 0 < value < math.inf:
     raise ValueError(f"{path} must have {key}, a number > 0, got {value!r}")
   return float(value)
 

@@ -13,6 +13,7 @@ BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
 MASK = "<|mdm_mask|>"
 MASK_PLACE = 256  # behind BOS
+_TURN_END = {"<|eot_id|>": 268}  # ends what one side says in a chat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _mmada(name: str) -> Family:
     model_types=("mmada",),
     image_tokenizer="magvitv2",
     named=(),
-    placed={token: 4 + i for i, token in enumerate(places)},
+    placed={token: 4 + i for i, token in enumerate(places)} | _TURN_END,
   )
 
 
@@ -88,7 +89,7 @@ FAMILIES = {
     _dimoo("lumina_dimoo"),
     _mmada("parallel_m"),
     _mmada("mmada"),
-    Family("llada", ("llada",), None, (), {}),
+    Family("llada", ("llada",), None, (), _TURN_END),
   )
 }
 

@@ -48,7 +48,7 @@ def read(
     ValueError: naming the file, if it is of another model.
   """
   if kind == "amused":
-    return _amused(folder / facts_lib.CONFIG)
+    return _amused(folder / facts_lib.CONFIG, len(checkpoint))
   return _magvitv2(checkpoint)
 
 
@@ -72,7 +72,9 @@ def to_config(
   }
 
 
-def _amused(path: pathlib.Path) -> image_tokenizer_lib.ImageTokenizerConfig:
+def _amused(
+  path: pathlib.Path, num_tensors: int
+) -> image_tokenizer_lib.ImageTokenizerConfig:
   config = tensors.read_json(path)
   facts_lib.check_words(config, _AMUSED_WORDS, path, required=True)
   channels = config.get("block_out_channels")
@@ -87,6 +89,12 @@ def _amused(path: pathlib.Path) -> image_tokenizer_lib.ImageTokenizerConfig:
     )
   for key in _AMUSED_SIZES:
     facts_lib.size(config, key, path)
+  # Before names are made of the blocks: a config may say anything.
+  if config["layers_per_block"] > num_tensors:
+    raise ValueError(
+      f"{path} must have layers_per_block of at most the {num_tensors} tensors "
+      f"there are, got {config['layers_per_block']}"
+    )
   latent_channels = config["latent_channels"]
   num_levels = len(channels)
   wanted: dict[str, tuple[Any, ...]] = {

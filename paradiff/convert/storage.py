@@ -10,6 +10,7 @@ A folder of ours has `transformer/` (Orbax, restored onto any sharding),
 import dataclasses
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from paradiff import checkpoints
 from paradiff.convert import facts as facts_lib
 from paradiff.convert import folders
 from paradiff.convert import model as model_lib
+from paradiff.convert import tensors
 
 _FACTS = "facts.json"
 _SOURCE = "source.json"
@@ -135,6 +137,7 @@ def _load_origin(root: epath.Path) -> model_lib.Origin | None:
     return None
   data = _read_json(path)
   try:
+    _check_paths(path, data)
     ignored: Mapping[str, Any] = {}
     if data["ignored"]:
       ignored, _ = checkpoints.load_pretrained(root / _CARRIED, _IGNORED)
@@ -148,10 +151,29 @@ def _load_origin(root: epath.Path) -> model_lib.Origin | None:
       },
       ignored=ignored,
     )
-  except (KeyError, TypeError) as error:
+  except (AttributeError, KeyError, TypeError) as error:
     raise ValueError(
       f"{os.fspath(path)} must say what a source was, got {error}"
     ) from error
+
+
+def _check_paths(path: epath.Path, data: Mapping[str, Any]) -> None:
+  """Refuse names that would be written outside an exported folder."""
+  inside = [
+    *data["small_files"],
+    *[name for names in data["small_files"].values() for name in names],
+    *[part["folder"] for part in data["components"].values()],
+    *[part["root"] for part in data["components"].values()],
+  ]
+  for name in inside:
+    parts = pathlib.PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+      raise ValueError(
+        f"{os.fspath(path)} must name files inside a folder, got {name!r}"
+      )
+  for part in data["components"].values():
+    for name in part["headers"]:
+      tensors.check_file_name(name, pathlib.Path(os.fspath(path)))
 
 
 def _restore(path: epath.Path, shapes: Any) -> Any:

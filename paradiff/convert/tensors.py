@@ -277,7 +277,7 @@ def _read_index(path: pathlib.Path) -> dict[str, File]:
     raise ValueError(f"{path} must have a weight_map, got {places!r}")
   names = list(dict.fromkeys(places.values()))
   for name in names:
-    _check_file_name(name, path)
+    check_file_name(name, path)
   missing = [name for name in names if not (path.parent / name).is_file()]
   if missing:
     raise FileNotFoundError(
@@ -297,7 +297,7 @@ def _read_index(path: pathlib.Path) -> dict[str, File]:
   return files
 
 
-def _check_file_name(name: Any, index: pathlib.Path) -> None:
+def check_file_name(name: Any, index: pathlib.Path) -> None:
   """Refuse what is not the plain name of a safetensors file."""
   if isinstance(name, str) and pathlib.PurePath(name).suffix in PICKLES:
     raise ValueError(

@@ -23,6 +23,7 @@ import PIL.Image
 
 from paradiff.data import images
 
+PATCH = 32  # sides of cropped pictures are multiples of it
 Size = tuple[int, int]
 BICUBIC, BOX = PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.BOX
 MODES = ("crop", "squash")
@@ -32,7 +33,7 @@ _MAX_SCALED_PIXELS = images.MAX_PIXELS
 
 
 def sizes(
-  area_side: int, patch: int = 32, *, max_aspect: float = 4.0
+  area_side: int, patch: int = PATCH, *, max_aspect: float = 4.0
 ) -> tuple[Size, ...]:
   """List the sizes of about the area of a square, widest first.
 

@@ -115,26 +115,30 @@ class TextTokenizer:
     return self._encode(text, max_len)
 
   def encode_between(
-    self, words: str, text: str | None = None, *, max_len: int | None = None
+    self, words: str, text: str, *, max_len: int | None = None
   ) -> list[int]:
     """Turn a text between fixed words, special tokens of theirs included.
 
     Args:
       words: what a model was trained to see around a text, which takes the
         place of `{prompt}`.
-      text: as `encode` takes it; None where `words` have no place for one.
+      text: as `encode` takes it.
       max_len: the most tokens that there is room for, `words` included.
 
     Raises:
       ValueError: as `encode`.
     """
-    if text is None:
-      return self._encode(words, max_len)
     self._check(text)
     return self._encode(words.replace("{prompt}", text), max_len)
 
+  def encode_marked(self, words: str) -> list[int]:
+    """Turn fixed words into ids, special tokens of theirs included."""
+    return self._encode(words, None)
+
   def _check(self, text: str) -> None:
     """Refuse what cannot be encoded or would read as more than words."""
+    if not isinstance(text, str):
+      raise TypeError(f"text must be a string, got {type(text).__name__}")
     if not text.strip():
       raise ValueError(f"text must have at least one word, got {text!r}")
     try:
@@ -147,6 +151,13 @@ class TextTokenizer:
     unknown = self._unknown(text)
     if unknown:
       raise ValueError(self._unknown_message(unknown))
+    # Also what only reads as a mark once it is normalised, and marks that the
+    # file does not call special.
+    added = self.fast.added_tokens_decoder
+    ids = self.fast.encode(text, add_special_tokens=False)
+    marks = [added[i].content for i in dict.fromkeys(ids) if i in added]
+    if marks:
+      raise ValueError(f"text must have no special tokens, got {marks}")
 
   def _encode(self, text: str, max_len: int | None) -> list[int]:
     ids = self.fast.encode(text, add_special_tokens=False)

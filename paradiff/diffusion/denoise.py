@@ -49,6 +49,8 @@ def _confidence(
   if floor and modality == "image" and rule == "probability":
     confidence = jnp.log(jnp.exp(confidence) + floor)
   scale = getattr(config, f"{modality}_noise") * _fade(config, step)
+  if modality == "image" and config.quirks.constant_image_noise:
+    scale = config.image_noise
   return confidence + scale * noise
 
 

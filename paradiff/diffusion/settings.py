@@ -46,6 +46,8 @@ class Quirks:
       between argmax (0) and a draw at temperature 1 (A).
     normal_image_noise: normal instead of Gumbel noise on the confidence of
       the picture (A).
+    constant_image_noise: the noise on the confidence of the picture does not
+      fall (Lumina-DiMOO).
     confidence_floor: added to the picture's probability before its log (A).
     gumbel_draws: tokens are drawn with one Gumbel number a column; the same
       distribution from other random numbers (A, M).
@@ -55,7 +57,7 @@ class Quirks:
       (A). Of those of `gumbel_draws`.
 
   Source: tyfeld/MMaDA-Parallel, `generate_ti2ti` (A), `interleave_generate`
-  (M).
+  (M); Alpha-VLLM/Lumina-DiMOO, `image_generation_generator.py`.
   """
 
   overwrite_prefix: bool = False
@@ -72,6 +74,7 @@ class Quirks:
   text_behind_end: bool = False
   unscaled_image_temperature: bool = False
   normal_image_noise: bool = False
+  constant_image_noise: bool = False
   confidence_floor: float = 0.0
   gumbel_draws: bool = False
   attended_padding: bool = False
@@ -159,7 +162,7 @@ class SamplerConfig:
     for modality in ("text", "image"):
       for name in (f"{modality}_temperature", f"{modality}_noise"):
         value = getattr(self, name)
-        if value < 0.0:
+        if not value >= 0.0:  # not a number neither
           raise ValueError(f"{name} must be at least 0, got {value}")
       for kind, allowed in (
         ("schedule", schedule.MASK_RATES),

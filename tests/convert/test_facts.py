@@ -152,6 +152,7 @@ def test_image_tokenizers_are_those_of_the_files(sources):
         "<|r2i|>": 126094,
         "<|interleave|>": 126095,
         "<|t2it|>": 126096,
+        "<|eot_id|>": 126348,
       },
     ),
   ],
@@ -387,3 +388,22 @@ def test_a_mesh_that_does_not_divide_a_parameter_is_refused(sources):
   mesh = sharding.make_mesh(tensor=2)
   with pytest.raises(ValueError, match=r"must divide every .*\(643, 32\)"):
     model_lib.param_shapes(facts, mesh)
+
+
+@pytest.mark.parametrize(
+  ("file", "key", "value", "message"),
+  [
+    ("config.json", "n_layers", 10**30, "n_layers of at most the"),
+    ("config.json", "rope_theta", float("inf"), "rope_theta, a number > 0"),
+    ("config.json", "rms_norm_eps", float("nan"), "rms_norm_eps, a number"),
+    ("vqvae/config.json", "layers_per_block", 10**7, "of at most the"),
+  ],
+)
+def test_absurd_numbers_are_refused_before_names_are_made_of_them(
+  tmp_path, file, key, value, message
+):
+  synthetic.build(tmp_path, "parallel_a")
+  path = tmp_path / file
+  path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+  with pytest.raises(ValueError, match=message):
+    model_lib.read(tmp_path, "parallel_a")

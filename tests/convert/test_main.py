@@ -87,3 +87,12 @@ def test_a_refusal_is_one_line_and_leaves_nothing(tmp_path, source):
     "'mmada': it is of another model"
   )
   assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wrong_direction_is_named(tmp_path, source):
+  back = _run(
+    "--to=safetensors", f"--source={source}", f"--out={tmp_path / 'x'}"
+  )
+  assert back.returncode == 1
+  assert "which is not converted" in back.stderr
+  assert not (tmp_path / "x").exists()

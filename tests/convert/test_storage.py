@@ -334,3 +334,28 @@ def test_bytes_done_are_counted_over_both_networks(converted):
   assert calls == sorted(calls)
   assert calls[-1] == (model_lib.num_params(model)[1],) * 2
   assert load_lib.counter(3, None)(3) is None
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda data: data["small_files"].update(a=["../../.bashrc"]),
+    lambda data: data["small_files"].update({"../out": ["x.json"]}),
+    lambda data: data["small_files"]["model"].append("/etc/passwd"),
+    lambda data: data["components"]["transformer"].update(folder="../.."),
+    lambda data: data["components"]["transformer"].update(root="/tmp"),
+    lambda data: data["components"]["transformer"]["headers"].update(
+      {"../x.safetensors": "{}"}
+    ),
+  ],
+)
+def test_a_folder_of_somebody_else_writes_nothing_outside(tmp_path, change):
+  synthetic.build(tmp_path / "source", "llada")
+  converted = tmp_path / "converted"
+  storage.save(converted, model_lib.read(tmp_path / "source", "llada"))
+  path = converted / "source.json"
+  data = json.loads(path.read_text())
+  change(data)
+  path.write_text(json.dumps(data))
+  with pytest.raises(ValueError, match=r"source\.json must name"):
+    storage.load(converted)
