@@ -16,7 +16,10 @@ import toy_published as published
 import toy_runs as runs
 
 from paradiff import layout as layout_lib
+from paradiff.diffusion import denoise
 from paradiff.diffusion import noise as noise_lib
+from paradiff.diffusion import sampler
+from paradiff.diffusion import schedule
 from paradiff.diffusion import settings
 
 MASK, EOS = toy.VOCAB.mask_id, toy.VOCAB.eos_id
@@ -270,3 +273,35 @@ def test_confidence_is_the_log_of_a_probability_and_of_nothing_more():
   floored, expected = _orders(1.0, layout, table)
   assert floored == expected
   assert floored != ours
+
+
+def test_the_noise_on_the_picture_falls_and_as_published_by_dimoo_stays():
+  layout = dataclasses.replace(NARROW, grid=(1, 8))
+  table = np.zeros((layout.prefix_len + layout.answer_len, toy.VOCAB.size))
+  start = layout.prefix_len + layout.image_index[0]
+  table[start : start + 8, toy.VOCAB.code_offset] = 5.0
+  config = dataclasses.replace(
+    ONE_STEP, num_steps=100, num_image_steps=1, image_noise=3.0
+  )
+  order = {}
+  for constant in (False, True):
+    noisy = published.with_quirks(config, constant_image_noise=constant)
+    model = toy.table_model(layout)
+    noise = noise_lib.draw(noisy, model, 1, jax.random.key(0))
+    step = schedule.rows(sampler.schedule_of(noisy, layout), slice(-1, None))
+    step = jax.tree.map(lambda a: a[0], step)
+    logits = jnp.asarray(table[start : start + 8, 24:40], jnp.float32)[None]
+    got = denoise._confidence(
+      noisy,
+      "image",
+      logits,
+      jnp.zeros((1, 8), jnp.int32),
+      step=step,
+      noise=noise.image_confidence,
+    )
+    order[constant] = np.asarray(got)
+  # The last step: nothing of the noise is left, or all of it.
+  assert np.ptp(order[False]) < 1e-5
+  np.testing.assert_allclose(
+    order[True] - order[False], 3.0 * noise.image_confidence, atol=1e-5
+  )
