@@ -97,6 +97,12 @@ class TextTokenizer:
     added = self.fast.added_tokens_decoder
     return {token.content: i for i, token in added.items() if token.special}
 
+  @functools.cached_property
+  def _added(self) -> dict[int, str]:
+    """Every token that was added to the words, special or not, by its id."""
+    added = self.fast.added_tokens_decoder
+    return {i: token.content for i, token in added.items()}
+
   def encode(self, text: str, *, max_len: int | None = None) -> list[int]:
     """Turn a text into ids, without special tokens around it.
 
@@ -111,8 +117,7 @@ class TextTokenizer:
       ValueError: if the text is empty, too long, not Unicode, or has special
         tokens or words that the tokenizer lacks, naming them.
     """
-    self._check(text)
-    return self._encode(text, max_len)
+    return self._fitting(self._checked(text), text, max_len)
 
   def encode_between(
     self, words: str, text: str, *, max_len: int | None = None
@@ -128,15 +133,17 @@ class TextTokenizer:
     Raises:
       ValueError: as `encode`.
     """
-    self._check(text)
-    return self._encode(words.replace("{prompt}", text), max_len)
+    self._checked(text)
+    whole = words.replace("{prompt}", text)
+    ids = self.fast.encode(whole, add_special_tokens=False)
+    return self._fitting(ids, text, max_len)
 
   def encode_marked(self, words: str) -> list[int]:
     """Turn fixed words into ids, special tokens of theirs included."""
-    return self._encode(words, None)
+    return list(self.fast.encode(words, add_special_tokens=False))
 
-  def _check(self, text: str) -> None:
-    """Refuse what cannot be encoded or would read as more than words."""
+  def _checked(self, text: str) -> list[int]:
+    """Return the ids of a text; refuse what would read as more than words."""
     if not isinstance(text, str):
       raise TypeError(f"text must be a string, got {type(text).__name__}")
     if not text.strip():
@@ -153,14 +160,16 @@ class TextTokenizer:
       raise ValueError(self._unknown_message(unknown))
     # Also what only reads as a mark once it is normalised, and marks that the
     # file does not call special.
-    added = self.fast.added_tokens_decoder
     ids = self.fast.encode(text, add_special_tokens=False)
-    marks = [added[i].content for i in dict.fromkeys(ids) if i in added]
+    marks = [self._added[i] for i in dict.fromkeys(ids) if i in self._added]
     if marks:
       raise ValueError(f"text must have no special tokens, got {marks}")
+    return list(ids)
 
-  def _encode(self, text: str, max_len: int | None) -> list[int]:
-    ids = self.fast.encode(text, add_special_tokens=False)
+  def _fitting(
+    self, ids: list[int], text: str, max_len: int | None
+  ) -> list[int]:
+    """Return the ids, or refuse more than there is room for."""
     if max_len is not None and len(ids) > max_len:
       raise ValueError(
         f"text must have at most {max_len} tokens, got {len(ids)}: "
