@@ -133,6 +133,7 @@ PARALLEL_M = variants.Variant(
     edit_id=126_095,
     generate_id=126_088,
     describe_id=126_089,
+    reason_id=126_094,
     turn_end_id=126_348,
   ),
   layout=layout_lib.Layout(
@@ -209,6 +210,7 @@ _MARKS = {
   "<|interleave|>": "edit_id",
   "<|t2i|>": "generate_id",
   "<|mmu|>": "describe_id",
+  "<|r2i|>": "reason_id",
   "<|eot_id|>": "turn_end_id",
 }
 

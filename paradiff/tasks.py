@@ -246,6 +246,14 @@ _MMADA = (
       _GENERATE_PICTURE, image_guidance=guidance.Guidance(text=3.5)
     ),
   ),
+  # The reasoning is given; no published script asks for it.
+  Task(
+    name="picture_of_reasoning",
+    prefix=("reason", "prompt"),
+    answer=("image",),
+    reads="squash",
+    sampler=_MASKGIT,
+  ),
   Task(
     name="describe",
     prefix=("describe", "source", "prompt"),

@@ -30,6 +30,7 @@ class Vocab:
     edit_id: task token of editing.
     generate_id: task token of text-to-picture generation.
     describe_id: task token of questions about a picture.
+    reason_id: task token of a picture from written reasoning.
     newline_id: ends a row of picture codes.
     prompt_end_id: ends the prompt, behind its pictures.
     answer_start_id: begins an answer.
@@ -57,6 +58,7 @@ class Vocab:
   edit_id: int | None = None
   generate_id: int | None = None
   describe_id: int | None = None
+  reason_id: int | None = None
   newline_id: int | None = None
   prompt_end_id: int | None = None
   answer_start_id: int | None = None

@@ -247,6 +247,7 @@ def test_the_published_settings_run_through_the_same_pipeline(load, family):
     ("lumina_dimoo", "generate_picture"),
     ("parallel_m", "generate"),
     ("mmada", "generate_picture"),
+    ("mmada", "picture_of_reasoning"),
     ("mmada", "describe"),
     ("llada", "answer"),
   ],
@@ -457,3 +458,13 @@ def test_a_first_call_that_lacks_something_says_what(tmp_path, asked, message):
   synthetic.build(tmp_path, "parallel_a", sizes=sizes)
   with pytest.raises(ValueError, match=message):
     pipeline_lib.ParallelPipeline.from_pretrained(str(tmp_path), **asked)
+
+
+def test_given_reasoning_stands_between_its_task_and_the_picture(load):
+  pipe = load("mmada")
+  request = _request(pipe, ["A star."], [None], task="picture_of_reasoning")
+  prefix = np.asarray(request.condition.prefix)[0]
+  words = pipe.text_tokenizer.encode("A star.")
+  valid = np.asarray(request.condition.valid)[0]
+  assert prefix[valid].tolist() == [pipe.variant.vocab.reason_id, *words]
+  assert request.layout.answer == ("image",)

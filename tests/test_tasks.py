@@ -109,7 +109,12 @@ def test_families_do_what_they_were_published_for():
     "generate_picture",
     "describe",
   }
-  assert names["mmada"] == {"generate_picture", "describe", "answer"}
+  assert names["mmada"] == {
+    "generate_picture",
+    "picture_of_reasoning",
+    "describe",
+    "answer",
+  }
   assert names["llada"] == {"answer"}
 
 
