@@ -75,8 +75,7 @@ class Asked:
   @property
   def is_converted(self) -> bool:
     """Whether the model is a folder that `paradiff.convert` wrote."""
-    is_local = not self.model.startswith("hf://")
-    return is_local and storage.is_converted(self.model)
+    return storage.is_converted(self.model)
 
 
 DEFAULT = Asked()

@@ -174,8 +174,13 @@ class Maker:
     grid = None
     if task.has_picture:
       grid = self._output_grid(task, sources, size)
-    layout = self._layout(task, config, prompts, sources, grid, text_len)
-    ids = [self._ids(task, prompt) for prompt in prompts]
+    ids = [
+      self.text_tokenizer.encode_between(
+        task.prompt, prompt, max_len=PROMPT_BUCKETS[-1] - 1
+      )
+      for prompt in prompts
+    ]
+    layout = self._layout(task, config, ids, sources, grid, text_len)
     # Each input picture of all rows at once; then by row again.
     by_place = [self.encode(np.stack(p)) for p in zip(*sources, strict=True)]
     codes = [[place[i] for place in by_place] for i in range(len(prompts))]
@@ -194,11 +199,6 @@ class Maker:
       answer=answer,
       config=config,
       sources=tuple(() if task.blank_source else tuple(p) for p in sources),
-    )
-
-  def _ids(self, task: tasks.Task, prompt: str) -> list[int]:
-    return self.text_tokenizer.encode_between(
-      task.prompt, prompt, max_len=PROMPT_BUCKETS[-1] - 1
     )
 
   def _sizes(self, task: tasks.Task) -> tuple[crops.Size, ...]:
@@ -262,13 +262,13 @@ class Maker:
     self,
     task: tasks.Task,
     config: settings.SamplerConfig,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     sources: list[list[np.ndarray]],
     grid: layout_lib.Grid | None,
     text_len: int,
   ) -> layout_lib.Layout:
     base, quirks = self.variant.layout, config.quirks
-    lengths = {len(self._ids(task, p)) + task.prompt_ends for p in prompts}
+    lengths = {len(ids) + task.prompt_ends for ids in prompts}
     bucket = min(b for b in PROMPT_BUCKETS if b >= max(lengths))
     if quirks.overwrite_prefix or quirks.attended_padding:
       # The published programs know no padding but that of null prompts.

@@ -14,7 +14,7 @@ from paradiff.convert import tensors
 # neither fetched nor carried along, and nothing here ever runs them.
 SMALL_SUFFIXES = (".json", ".txt", ".model")
 PATTERNS = ("*.safetensors", *(f"*{suffix}" for suffix in SMALL_SUFFIXES))
-_HUB = "hf://"
+HUB = "hf://"
 _WORDS = ("vocab.json", "merges.txt")  # besides names with "token" in them
 
 
@@ -67,13 +67,13 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
     ValueError: if the name is malformed or the source is remote otherwise.
   """
   text = os.fspath(source)
-  if not text.startswith(_HUB):
+  if not text.startswith(HUB):
     return tensors.local_folder(text)
   import huggingface_hub
 
-  name, _, revision = text.removeprefix(_HUB).partition("@")
+  name, _, revision = text.removeprefix(HUB).partition("@")
   if name.count("/") != 1 or not all(name.split("/")):
-    raise ValueError(f"a source must read {_HUB}owner/name, got {text}")
+    raise ValueError(f"a source must read {HUB}owner/name, got {text}")
   try:
     fetched = huggingface_hub.snapshot_download(
       name, revision=revision or None, allow_patterns=list(PATTERNS)

@@ -35,7 +35,9 @@ _PICTURES = "image_tokenizer"
 
 
 def is_converted(folder: epath.PathLike) -> bool:
-  """Return whether a folder is one that `save` wrote."""
+  """Return whether a folder is one that `save` wrote; none on a hub is."""
+  if os.fspath(folder).startswith(folders.HUB):
+    return False
   return (epath.Path(folder) / _FACTS).exists()
 
 
@@ -81,12 +83,12 @@ def load(
     ValueError: if one is damaged or of another model, naming it.
   """
   root = epath.Path(folder)
-  facts = root / _FACTS
+  path = root / _FACTS
   try:
-    facts = facts_lib.from_dict(_read_json(facts))
+    facts = facts_lib.from_dict(_read_json(path))
   except ValueError as error:
     raise ValueError(
-      f"{os.fspath(facts)} must hold facts, got {error}"
+      f"{os.fspath(path)} must hold facts, got {error}"
     ) from error
   shapes, image_shapes = model_lib.param_shapes(facts, mesh)
   params = _restore(root / _TRANSFORMER, shapes)

@@ -359,3 +359,11 @@ def test_a_folder_of_somebody_else_writes_nothing_outside(tmp_path, change):
   path.write_text(json.dumps(data))
   with pytest.raises(ValueError, match=r"source\.json must name"):
     storage.load(converted)
+
+
+def test_a_name_on_a_hub_is_not_looked_up_as_a_folder(monkeypatch):
+  def refuse(path):
+    raise AssertionError(f"{path} was looked up")
+
+  monkeypatch.setattr(storage.epath, "Path", refuse)
+  assert not storage.is_converted("hf://owner/name")
