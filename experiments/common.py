@@ -31,7 +31,14 @@ from paradiff import checkpoints
 T = TypeVar("T")
 
 # Keys of a config that may change when a run resumes.
-FREE_KEYS = ("log", "checkpoint", "evaluate", "mesh", "image_tokenizer")
+FREE_KEYS = (
+  "cache",
+  "checkpoint",
+  "evaluate",
+  "image_tokenizer",
+  "log",
+  "mesh",
+)
 
 
 def build(cls: type[T], subtree: Mapping[str, Any], **fixed: Any) -> T:

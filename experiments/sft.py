@@ -69,6 +69,7 @@ class Experiment:
     model: fields of the variant that differ, by name.
     init_from: a shipped model or a folder whose transformer to start from, of
       the same sizes and words; None to start from random weights.
+    cache: folder of token rows, to share between runs; default: the workdir's.
     seed: of everything random but the examples.
     batch_size: B.
     loss: the loss.
@@ -85,6 +86,7 @@ class Experiment:
   data: DataConfig
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   init_from: str | None = None
+  cache: str | None = None
   seed: int = 0
   batch_size: int = 64
   loss: objective.SftConfig = objective.SftConfig()
@@ -229,7 +231,10 @@ def train_and_evaluate(
 
   common.write_config(config, root)
   rows = load_rows(
-    experiment.data, pipeline, folder=root / "cache", stream=stream
+    experiment.data,
+    pipeline,
+    folder=epath.Path(experiment.cache or root / "cache"),
+    stream=stream,
   )
   batches = data_lib.Batches(
     rows,

@@ -256,7 +256,9 @@ def row_weight(name, hidden_len, length, modality):
   return 1.0 / (hidden_len * chance)
 
 
-def sft_loss(config, layout, vocab, network, prefix, valid, answer, corrupted):
+def sft_loss(
+  config, layout, vocab, network, prefix, valid, answer, corrupted, asked=None
+):
   """Return total, text and picture loss of a batch.
 
   Args:
@@ -268,6 +270,7 @@ def sft_loss(config, layout, vocab, network, prefix, valid, answer, corrupted):
     valid: bool[B, P].
     answer: int[B, A], clean.
     corrupted: int[B, A], with masks.
+    asked: bool[B], rows whose picture is asked for; default: all.
   """
   codes = layout.grid[0] * layout.grid[1]
   size = len(answer)
@@ -287,14 +290,17 @@ def sft_loss(config, layout, vocab, network, prefix, valid, answer, corrupted):
     for modality, where in places.items():
       first, last = columns[modality]
       hidden = [i for i in where if corrupted[row, i] == vocab.mask_id]
-      if not hidden:
+      if not hidden or (
+        modality == "image" and not (asked is None or asked[row])
+      ):
         continue
       name = getattr(config, f"{modality}_weight")
       weight = row_weight(name, len(hidden), len(where), modality)
       for i in hidden:
         logp = log_softmax(logits[i, first:last])
         sums[modality] -= weight * logp[answer[row, i] - first]
-  noised = 1.0 - config.clean_text_rate, 1.0 - config.clean_image_rate
+  rows = config.rows
+  noised = (1.0 - rows.clean_text, 1.0 - rows.clean_image - rows.absent_image)
   text = sums["text"] / (size * noised[0] * layout.text_len)
   image = sums["image"] / (size * noised[1] * codes)
   return config.text_coef * text + config.image_coef * image, text, image

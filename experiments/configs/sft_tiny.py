@@ -39,8 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     image_weight="one",
     drop_text_rate=0.05,  # half the paper's: a short run
     drop_image_rate=0.05,
-    clean_text_rate=0.3,  # what binds words to places, see diffusion/corrupt.py
-    clean_image_rate=0.15,
+    # What binds words to places, see diffusion/corrupt.py.
+    rows=dict(clean_text=0.3, clean_image=0.15),
   )
   config.log = dict(every=50)
   config.checkpoint = dict(every=500, num_kept=2)

@@ -11,8 +11,14 @@ A share of the rows can keep one modality clean. Where both are noised, few
 objects have their whole mention in view ((1 - t)^4 for four words), so what
 binds words to places shows seldom; beside a clean partner it always does.
 
-Source: arXiv 2511.09611 eq. 2; arXiv 2107.00630 appendix I (stratified times).
+Training for sequential decoding noises one modality at a time: the text beside
+a picture that is not there yet, the picture beside the whole text.
+
+Source: arXiv 2511.09611 eq. 2 and table 3 (sequential training); arXiv
+2107.00630 appendix I (stratified times).
 """
+
+import dataclasses
 
 import flax.struct
 import jax
@@ -24,14 +30,60 @@ from paradiff import masked
 from paradiff.diffusion import schedule
 
 
+@dataclasses.dataclass(frozen=True)
+class RowRates:
+  """Shares of the rows that do not noise both modalities; disjoint.
+
+  Attributes:
+    clean_text: keep their whole text and lose picture tokens only.
+    clean_image: keep their whole picture and lose text only.
+    absent_image: hide the whole picture and are not asked for it; their text
+      is noised.
+
+  Raises:
+    ValueError: if a rate is negative, or a modality would never be noised.
+  """
+
+  clean_text: float = 0.0
+  clean_image: float = 0.0
+  absent_image: float = 0.0
+
+  def __post_init__(self) -> None:
+    rates = dataclasses.astuple(self)
+    if (
+      min(rates) < 0.0
+      or sum(rates) > 1.0
+      or min(self.noised_text, self.noised_image) <= 0.0
+    ):
+      raise ValueError(
+        "rates must be at least 0, add up to at most 1 and leave rows that "
+        f"noise either modality, got {self}"
+      )
+
+  @property
+  def noised_text(self) -> float:
+    """Share of rows that are asked for text."""
+    return 1.0 - self.clean_text
+
+  @property
+  def noised_image(self) -> float:
+    """Share of rows that are asked for picture tokens."""
+    return 1.0 - self.clean_image - self.absent_image
+
+
+PARALLEL = RowRates()
+SEQUENTIAL = RowRates(clean_text=0.5, absent_image=0.5)
+
+
 @flax.struct.dataclass
 class Corrupted:
   """A corrupted batch.
 
   Attributes:
     answer: int32[B, A], with `mask_id` at the hidden positions.
-    text_mask: bool[B, T], hidden text positions.
-    image_mask: bool[B, N], hidden picture positions.
+    text_mask: bool[B, T], text positions to predict.
+    image_mask: bool[B, N], picture positions to predict; none where the whole
+      picture is hidden as absent.
     time: float32[B], in (0, 1].
   """
 
@@ -91,8 +143,7 @@ def corrupt(
   *,
   mask_id: int,
   key: jax.Array,
-  clean_text_rate: float = 0.0,
-  clean_image_rate: float = 0.0,
+  rows: RowRates = PARALLEL,
 ) -> Corrupted:
   """Hide part of each answer.
 
@@ -101,9 +152,7 @@ def corrupt(
     answer: int32[B, A], clean.
     mask_id: the mask token.
     key: typed PRNG key.
-    clean_text_rate: share of rows whose text stays, in [0, 1].
-    clean_image_rate: share of rows whose picture stays, in [0, 1]; none of
-      them keeps its text too, so the two add up to at most 1.
+    rows: shares of rows that noise one modality only.
   """
   batch_size = answer.shape[0]
   key_time, key_row, key_text, key_image, key_clean = jax.random.split(key, 5)
@@ -112,12 +161,19 @@ def corrupt(
   stratum = jax.random.permutation(key_row, batch_size)
   time = (stratum + jitter) / batch_size
   draw = jax.random.uniform(key_clean, (batch_size,))
-  is_text_clean = draw < clean_text_rate
-  is_image_clean = ~is_text_clean & (draw < clean_text_rate + clean_image_rate)
+  is_text_clean = draw < rows.clean_text
+  not_asked = rows.clean_text + rows.clean_image
+  is_image_clean = ~is_text_clean & (draw < not_asked)
+  is_image_absent = (draw >= not_asked) & (draw < not_asked + rows.absent_image)
   masks = []
   for key_hide, prob, is_clean, index in (
     (key_text, text_mask_prob(time), is_text_clean, layout.text_index),
-    (key_image, image_mask_prob(time), is_image_clean, layout.image_index),
+    (
+      key_image,
+      image_mask_prob(time),
+      is_image_clean | is_image_absent,
+      layout.image_index,
+    ),
   ):
     length = len(index)
     count = jnp.clip(jnp.ceil(prob * length), 1, length)
@@ -127,7 +183,7 @@ def corrupt(
   noisy = answer
   for mask, index in (
     (text_mask, layout.text_index),
-    (image_mask, layout.image_index),
+    (image_mask | is_image_absent[:, None], layout.image_index),
   ):
     hidden = jnp.where(mask, mask_id, answer[:, index])
     noisy = noisy.at[:, index].set(hidden)

@@ -45,9 +45,8 @@ class SftConfig:
     drop_text_rate: share of rows that lose their prompt.
     drop_image_rate: share of rows that lose their input picture.
     drop_both_rate: share of rows that lose both; the three are disjoint.
-    clean_text_rate: share of rows that keep their whole text and lose only
-      picture tokens; the loss averages each modality over the other rows.
-    clean_image_rate: share of rows that keep their whole picture.
+    rows: shares of rows that noise one modality only; the loss averages each
+      modality over the rows that are asked for it.
     chunk_len: rows that pass the head at once; bounds memory at V = 134,656.
   """
 
@@ -58,8 +57,7 @@ class SftConfig:
   drop_text_rate: float = 0.1
   drop_image_rate: float = 0.1
   drop_both_rate: float = 0.0
-  clean_text_rate: float = 0.0
-  clean_image_rate: float = 0.0
+  rows: corrupt.RowRates = corrupt.PARALLEL
   chunk_len: int = 8192
 
   def __post_init__(self) -> None:
@@ -72,12 +70,6 @@ class SftConfig:
     if min(rates) < 0.0 or sum(rates) > 1.0:
       raise ValueError(
         f"dropout rates must be at least 0 and add up to at most 1, got {rates}"
-      )
-    clean = (self.clean_text_rate, self.clean_image_rate)
-    if min(clean) < 0.0 or max(clean) >= 1.0 or sum(clean) > 1.0:
-      raise ValueError(
-        "clean_text_rate and clean_image_rate must lie in [0, 1) and add up to "
-        f"at most 1, got {clean}"
       )
     if self.chunk_len < 1:
       raise ValueError(f"chunk_len must be positive, got {self.chunk_len}")
@@ -170,7 +162,7 @@ def _modality_loss(
   index: np.ndarray,
   columns: tuple[int, int],
   num_rows: int,
-  clean_rate: float,
+  noised_rate: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Return loss, token accuracy and token count of one modality."""
   size = mask.size
@@ -190,7 +182,7 @@ def _modality_loss(
   weight = jnp.asarray(weights)[mask.sum(axis=1) - 1]
   row_weights = jnp.repeat(weight, len(index))[rows]
   total = jnp.where(is_real, ce * row_weights, 0.0).sum()
-  loss = total / (size * (1.0 - clean_rate))
+  loss = total / (size * noised_rate)
   accuracy = masked.masked_mean(right.astype(jnp.float32), is_real)
   return loss, accuracy, is_real.sum()
 
@@ -246,8 +238,7 @@ def sft_loss(
     answer,
     mask_id=vocab.mask_id,
     key=key_corrupt,
-    clean_text_rate=config.clean_text_rate,
-    clean_image_rate=config.clean_image_rate,
+    rows=config.rows,
   )
   hidden = model.answer_hidden(params, condition, noisy.answer)
   text_rows, image_rows = corrupt.capacity(layout, batch_size=answer.shape[0])
@@ -266,7 +257,7 @@ def sft_loss(
     index=layout.text_index,
     columns=vocab.text_columns,
     num_rows=text_rows,
-    clean_rate=config.clean_text_rate,
+    noised_rate=config.rows.noised_text,
   )
   image_loss, image_accuracy, image_count = _modality_loss(
     config,
@@ -283,7 +274,7 @@ def sft_loss(
     index=layout.image_index,
     columns=vocab.code_columns,
     num_rows=image_rows,
-    clean_rate=config.clean_image_rate,
+    noised_rate=config.rows.noised_image,
   )
   loss = config.text_coef * text_loss + config.image_coef * image_loss
   return loss, {

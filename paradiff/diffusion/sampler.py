@@ -42,9 +42,7 @@ def schedule_of(
     ),
     text_left=schedule_lib.text_table(
       num_steps=num_steps,
-      text_steps=schedule_lib.num_text_steps(
-        num_steps=num_steps, text_end_rate=config.text_end_rate
-      ),
+      text_steps=config.text_steps,
       text_len=layout.text_len,
       rate=config.text_schedule,
       power=config.schedule_power,
@@ -56,6 +54,7 @@ def schedule_of(
       rate=config.image_schedule,
       power=config.schedule_power,
       counts=quirks.image_counts,
+      start=0 if config.decoding == "parallel" else config.image_start,
     ),
     idle_steps=quirks.idle_steps,
   )

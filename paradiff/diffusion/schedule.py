@@ -150,6 +150,7 @@ def image_table(
   rate: str = "cosine",
   power: float = 2.0,
   counts: str = "initial",
+  start: int = 0,
 ) -> np.ndarray:
   """Return int64[S, N + 1]: picture tokens that stay masked after each step.
 
@@ -159,23 +160,25 @@ def image_table(
     rate: one of MASK_RATES.
     power: exponent of "pow".
     counts: one of IMAGE_COUNTS, what the rate is a share of.
+    start: the step, below S, at which the picture's clock begins.
 
   Raises:
     ValueError: if `rate` or `counts` is unknown.
   """
-  done = np.arange(1, num_steps + 1)[:, None]
+  done = np.maximum(np.arange(1, num_steps + 1)[:, None] - start, 0)
+  own_steps = num_steps - start
   total = np.arange(image_len + 1)[None, :]
   if counts == "initial":
-    share = mask_rate(rate, 1.0 - done / num_steps, power=power)
+    share = mask_rate(rate, 1.0 - done / own_steps, power=power)
     return np.floor(total * share + 1e-9).astype(np.int64)
   if counts != "all":
     raise ValueError(f"counts must be one of {IMAGE_COUNTS}, got {counts!r}")
   # As published, in float32: an integer may be missed by one rounding.
   if rate == "cosine":
     quarter = np.float32(math.pi) * np.float32(0.5)
-    share = np.cos((done / num_steps).astype(np.float32) * quarter)
+    share = np.cos((done / own_steps).astype(np.float32) * quarter)
   else:
-    share = mask_rate(rate, 1.0 - done / num_steps, power=power)
+    share = mask_rate(rate, 1.0 - done / own_steps, power=power)
   left = np.floor(np.float32(image_len) * share.astype(np.float32))
   return np.broadcast_to(left, (num_steps, image_len + 1)).astype(np.int64)
 

@@ -12,6 +12,7 @@ from paradiff.diffusion import schedule
 
 CONFIDENCES = ("probability", "margin", "entropy", "random")
 LEFTOVERS = ("none", "random", "proposed")
+DECODINGS = ("parallel", "semi_parallel", "sequential")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,10 @@ class SamplerConfig:
 
   Attributes:
     num_steps: S, steps of the shared clock.
+    decoding: "parallel": text and picture fall on one clock. Otherwise the
+      picture's schedule runs over the steps from `image_start_rate` on, and
+      the text is alone before it: "sequential" completes it there,
+      "semi_parallel" goes on beside the picture.
     num_image_steps: steps at which the picture is updated.
     image_start_rate: share of the clock before the first of them.
     text_end_rate: share of the clock by which the text is complete; below 1
@@ -140,6 +145,7 @@ class SamplerConfig:
   """
 
   num_steps: int = 32
+  decoding: str = "parallel"
   num_image_steps: int = 16
   image_start_rate: float = 0.25
   text_end_rate: float = 1.0
@@ -187,4 +193,38 @@ class SamplerConfig:
     )
     schedule.num_text_steps(
       num_steps=self.num_steps, text_end_rate=self.text_end_rate
+    )
+    _check_all("decoding", (self.decoding,), DECODINGS)
+    if self.decoding == "sequential" and self.image_start == 0:
+      raise ValueError(
+        "sequential decoding must leave the text a step before the picture, "
+        f"got {self.image_start_rate=} of {self.num_steps=}"
+      )
+
+  @property
+  def image_start(self) -> int:
+    """The first step at which the picture may be updated."""
+    return int(self.image_start_rate * self.num_steps)
+
+  @property
+  def text_steps(self) -> int:
+    """The steps that the text takes."""
+    if self.decoding == "sequential":
+      return self.image_start
+    return schedule.num_text_steps(
+      num_steps=self.num_steps, text_end_rate=self.text_end_rate
+    )
+
+  def decoded(
+    self, decoding: str, *, image_start_rate: float = 0.5
+  ) -> "SamplerConfig":
+    """Return these settings with another decoding, as in table 10 of the paper.
+
+    The text is alone for the first half of the clock. Parallel decoding keeps
+    the rates that it has.
+    """
+    if decoding == "parallel":
+      return dataclasses.replace(self, decoding=decoding)
+    return dataclasses.replace(
+      self, decoding=decoding, image_start_rate=image_start_rate
     )

@@ -92,7 +92,8 @@ def test_corrupt_hides_exactly_the_share_of_the_time_within_capacity(
 
 
 def test_clean_rows_keep_one_modality_and_lose_the_other_as_ever():
-  _, got = _many(toy.LAYOUT, 8, 2000, clean_text_rate=0.3, clean_image_rate=0.2)
+  rows = corrupt.RowRates(clean_text=0.3, clean_image=0.2)
+  _, got = _many(toy.LAYOUT, 8, 2000, rows=rows)
   text, image = (m.sum(axis=-1) for m in (got.text_mask, got.image_mask))
   assert not ((text == 0) & (image == 0)).any()
   # 16,000 rows: a deviation is 0.004.
@@ -109,6 +110,34 @@ def test_clean_rows_keep_one_modality_and_lose_the_other_as_ever():
     )
   # Which rows stay clean has nothing to do with their times.
   assert abs(time[text == 0].mean() - 0.5) < 0.02
+
+
+def test_sequential_rows_noise_one_modality_and_see_no_later_one():
+  answer, got = _many(toy.LAYOUT, 8, 500, rows=corrupt.SEQUENTIAL)
+  text, image = got.text_mask.any(axis=-1), got.image_mask.any(axis=-1)
+  np.testing.assert_array_equal(text, ~image)
+  assert abs(text.mean() - 0.5) < 0.03
+  codes = got.answer[..., toy.LAYOUT.image_index]
+  assert (codes[text] == MASK).all()  # the picture is not there yet
+  words = got.answer[..., toy.LAYOUT.text_index]
+  given = np.broadcast_to(answer[:, toy.LAYOUT.text_index], words.shape)
+  np.testing.assert_array_equal(words[image], given[image])
+
+
+@pytest.mark.parametrize(
+  "rates",
+  [
+    {"clean_text": -0.1},
+    {"clean_text": 1.0},
+    {"clean_image": 1.0},
+    {"clean_image": 0.5, "absent_image": 0.5},
+    {"clean_text": 0.6, "clean_image": 0.6},
+  ],
+  ids=str,
+)
+def test_bad_row_rates_are_refused(rates):
+  with pytest.raises(ValueError, match="leave rows that noise either"):
+    corrupt.RowRates(**rates)
 
 
 def test_capacity_hand_worked():
