@@ -214,6 +214,17 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
   return params
 
 
+def _matmul(
+  subscripts: str, x: jax.Array, block: Params, name: str
+) -> jax.Array:
+  """Return x W, and x A B more where `lora.attach` has put an adapter."""
+  y = jnp.einsum(subscripts, x, block[name])
+  if name not in block.get("lora", ()):
+    return y
+  a, b = block["lora"][name]["a"], block["lora"][name]["b"]
+  return y + jnp.tensordot(jnp.tensordot(x, a, a.ndim - 1), b, 1)
+
+
 def _block(
   config: TransformerConfig,
   x: jax.Array,
@@ -224,10 +235,10 @@ def _block(
   key_bias: jax.Array | None,
 ) -> jax.Array:
   """Apply one block to x float[B, L, D]."""
-  cast = {name: array.astype(x.dtype) for name, array in block.items()}
+  cast = jax.tree.map(lambda array: array.astype(x.dtype), block)
   h = layers.rms_norm(x, block["attn_norm"], eps=config.norm_eps)
   query, key, value = (
-    jnp.einsum("bld,dhk->blhk", h, cast[name])
+    _matmul("bld,dhk->blhk", h, cast, name)
     for name in ("q_proj", "k_proj", "v_proj")
   )
   mixed = layers.attention(
@@ -237,12 +248,12 @@ def _block(
     valid_mask,
     key_bias=key_bias,
   )
-  x = x + jnp.einsum("blhk,hkd->bld", mixed, cast["attn_out"])
+  x = x + _matmul("blhk,hkd->bld", mixed, cast, "attn_out")
   x = sharding.constrain(x, ("batch", None, None))
   h = layers.rms_norm(x, block["ff_norm"], eps=config.norm_eps)
-  gate = jnp.einsum("bld,df->blf", h, cast["gate"])
-  up = jnp.einsum("bld,df->blf", h, cast["up"])
-  x = x + jnp.einsum("blf,fd->bld", jax.nn.silu(gate) * up, cast["down"])
+  gate = _matmul("bld,df->blf", h, cast, "gate")
+  up = _matmul("bld,df->blf", h, cast, "up")
+  x = x + _matmul("blf,fd->bld", jax.nn.silu(gate) * up, cast, "down")
   return sharding.constrain(x, ("batch", None, None))
 
 
