@@ -139,6 +139,11 @@ def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return checkpoints.flatten(plain(config))
 
 
+def is_due(step: int, every: int, num_steps: int) -> bool:
+  """Return whether something done every `every` steps and last is due."""
+  return every > 0 and (step % every == 0 or step == num_steps)
+
+
 class NonFinite(RuntimeError):
   """A loss or a gradient norm is not finite; the message names the step."""
 

@@ -19,12 +19,12 @@ from typing import Any, TextIO
 
 import jax
 import ml_collections
-import numpy as np
 from clu import parameter_overview
 from etils import epath
 
 from experiments import common
 from experiments import options
+from experiments import scene_data
 from experiments import start
 from experiments import watch
 from paradiff import checkpoints
@@ -40,20 +40,6 @@ from paradiff.data import pipeline as data_lib
 from paradiff.data import pretokenize
 from paradiff.diffusion import objective
 from paradiff.models import transformer as transformer_lib
-from paradiff.scenes import grammar
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """The scenes to learn from.
-
-  Attributes:
-    size: examples drawn; each epoch shows all of them in another order.
-    seed: of the examples; the order follows from the run's own seed.
-  """
-
-  size: int
-  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +69,7 @@ class Experiment:
   image_tokenizer: str
   num_steps: int
   optim: Mapping[str, Any]
-  data: DataConfig
+  data: scene_data.DataConfig
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   init_from: str | None = None
   cache: str | None = None
@@ -112,43 +98,6 @@ def identity(
   )
 
 
-def load_rows(
-  config: DataConfig,
-  pipeline: pipeline_lib.ParallelPipeline,
-  *,
-  folder: epath.Path,
-  stream: TextIO,
-) -> data_lib.ArraySource:
-  """Return the token rows of the examples, made once and kept in `folder`."""
-  variant = pipeline.variant
-  examples = data_lib.ScenesSource(seed=config.seed, size=config.size)
-
-  def make() -> dict[str, np.ndarray]:
-    progress = metrics.Progress(config.size, stream=stream, what="tokens of")
-    rows = pretokenize.scene_rows(
-      examples,  # type: ignore[arg-type]
-      layout=variant.layout,
-      vocab=variant.vocab,
-      text_tokenizer=pipeline.text_tokenizer,
-      encode_pictures=pipeline.encode_pictures,
-      batch_size=min(256, config.size),
-      on_progress=lambda done, _: progress.update(done),
-    )
-    progress.close()
-    return rows
-
-  key = pretokenize.digest(
-    dataclasses.asdict(config),
-    dataclasses.asdict(variant.layout),
-    dataclasses.asdict(variant.vocab),
-    list(grammar.WORDS),
-    jax.device_get(pipeline.image_params),
-    # A change to the world itself shows in its first examples.
-    [repr(examples[i]) for i in range(min(100, config.size))],
-  )
-  return data_lib.ArraySource(pretokenize.cached(folder, key, make))
-
-
 def make_loss(
   config: objective.SftConfig, variant: variants.Variant
 ) -> step_lib.LossFn:
@@ -166,11 +115,6 @@ def make_loss(
     )
 
   return loss_fn
-
-
-def is_due(step: int, every: int, num_steps: int) -> bool:
-  """Return whether something done every `every` steps and last is due."""
-  return every > 0 and (step % every == 0 or step == num_steps)
 
 
 def train_and_evaluate(
@@ -230,7 +174,7 @@ def train_and_evaluate(
     stream.write(f"resuming at step {first}\n")
 
   common.write_config(config, root)
-  rows = load_rows(
+  rows = scene_data.load_rows(
     experiment.data,
     pipeline,
     folder=epath.Path(experiment.cache or root / "cache"),
@@ -270,8 +214,8 @@ def train_and_evaluate(
         guard.push(step, values)
       progress.update(step, loss=guard.loss)
       # A window ends at each checkpoint too: it would not outlive a kill.
-      save = is_due(step, experiment.checkpoint.every, num_steps)
-      if save or is_due(step, experiment.log.every, num_steps):
+      save = common.is_due(step, experiment.checkpoint.every, num_steps)
+      if save or common.is_due(step, experiment.log.every, num_steps):
         guard.drain()
         writer.write_scalars(step, window.take())
         now = (time.monotonic(), step)
@@ -279,7 +223,7 @@ def train_and_evaluate(
         writer.write_scalars(step, {"perf/steps_per_sec": rate})
         began = now
       scores = {}
-      if is_due(step, experiment.evaluate.every, num_steps):
+      if common.is_due(step, experiment.evaluate.every, num_steps):
         guard.drain()
         model = dataclasses.replace(pipeline, params=state.params)
         scores = watch.evaluate(

@@ -89,20 +89,43 @@ class Reader:
 
     Text that stayed masked, or that is no text, is left out.
     """
-    vocab = self.variant.vocab
     pictures: Sequence[Any] = [None] * len(tokens)
     if layout.grid is not None:
       codes = self._codes(tokens, layout)
       pictures = list(self.decode(codes, layout.grid))
-    texts = []
+    return [
+      Output(text=text, picture=picture)
+      for text, picture in zip(
+        self.texts(tokens, layout), pictures, strict=True
+      )
+    ]
+
+  def texts(self, tokens: np.ndarray, layout: layout_lib.Layout) -> list[str]:
+    """Return the texts of finished or unfinished answers int32[B, A].
+
+    What is still masked, or is no text, is left out.
+    """
+    vocab, texts = self.variant.vocab, []
     for answer in tokens:
       ids = sequence.text_of(layout, vocab, answer)
       known = [i for i in ids if i < vocab.text_size and i != vocab.mask_id]
       texts.append(self.text_tokenizer.decode(known))
-    return [
-      Output(text=text, picture=picture)
-      for text, picture in zip(texts, pictures, strict=True)
-    ]
+    return texts
+
+  def pictures(
+    self, predicted: np.ndarray, layout: layout_lib.Layout
+  ) -> np.ndarray:
+    """Return pictures uint8[B, H, W, 3] of predicted answers int32[B, A].
+
+    Where nothing is proposed yet they are blank.
+    """
+    if layout.grid is None:
+      raise ValueError(f"an answer must have a picture, got {layout.answer}")
+    pictures = self.decode(self._codes(predicted, layout), layout.grid)
+    is_blank = predicted[:, layout.image_index] == self.variant.vocab.mask_id
+    cell = np.ones((1, *(self.variant.pictures.factor,) * 2), np.bool_)
+    blank = np.kron(is_blank.reshape(-1, *layout.grid), cell)[..., None]
+    return np.where(blank, np.uint8(_BLANK_GREY), pictures)
 
   def _codes(self, tokens: np.ndarray, layout: layout_lib.Layout) -> np.ndarray:
     """Return codes of answers int32[B, A]; code 0 where still masked."""
@@ -138,14 +161,8 @@ class Reader:
     if layout.grid is None:
       return canvas
     masked = tokens[0, layout.image_index] == vocab.mask_id
-    codes = self._codes(predicted, layout)
-    picture = self.decode(codes, layout.grid)[0]
-    # Before the first proposal there is nothing to show.
-    is_blank = predicted[0, layout.image_index] == vocab.mask_id
-    cell = np.ones((self.variant.pictures.factor,) * 2, np.bool_)
-    blank = np.kron(is_blank.reshape(layout.grid), cell)[..., None]
     return dataclasses.replace(
       canvas,
-      picture=np.where(blank, np.uint8(_BLANK_GREY), picture),
+      picture=self.pictures(predicted, layout)[0],
       masked=masked.reshape(layout.grid),
     )

@@ -200,10 +200,11 @@ class ParallelPipeline:
   ) -> list[outputs.Output]:
     """Turn answers int32[B, A] into texts and pictures."""
     layout = layout or self.variant.layout
-    return self._reader.outputs(np.asarray(tokens), layout)
+    return self.reader.outputs(np.asarray(tokens), layout)
 
   @property
-  def _reader(self) -> outputs.Reader:
+  def reader(self) -> outputs.Reader:
+    """What answers are read with."""
     return outputs.Reader(
       self.variant,
       self.text_tokenizer,
@@ -341,7 +342,7 @@ class ParallelPipeline:
         if done == len(slices):
           state = _finish(config, model, state, key=key)
       if done % stride == 0 or done == len(slices):
-        yield self._reader.canvas(
+        yield self.reader.canvas(
           state,
           request.layout,
           step=int(steps.clock[-1]) + 1,

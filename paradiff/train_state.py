@@ -27,12 +27,14 @@ class TrainState:
     params: tree of float arrays.
     opt_state: the optimiser's state for `params`.
     key: key[], constant over a run; step n draws from `fold_in(key, n)`.
+    loop: arrays that a loop keeps from step to step besides, by name.
   """
 
   step: jax.Array
   params: Params
   opt_state: optax.OptState
   key: jax.Array
+  loop: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 def create(
@@ -84,6 +86,41 @@ def init_state(
   return jax.jit(init, out_shardings=places)(key), places
 
 
+def place_state(
+  params: Params,
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  mesh: jax.sharding.Mesh,
+  logical_axes: Any,
+  loop: dict[str, Any] | None = None,
+) -> tuple[TrainState, TrainState]:
+  """Return the state that begins with given parameters, in its shardings.
+
+  Args:
+    params: tree of float arrays; copied.
+    tx: the optimiser.
+    key: a typed PRNG key.
+    mesh: where the state lives.
+    logical_axes: the parameters' tree with tuples of axis names for leaves.
+    loop: arrays that the loop keeps besides.
+
+  Returns:
+    The state, and the same tree of `jax.sharding.NamedSharding` leaves.
+  """
+
+  def make(params: Params, key: jax.Array, loop: dict[str, Any]) -> TrainState:
+    return dataclasses.replace(create(params, tx, key), loop=loop)
+
+  loop = loop or {}
+  places = state_shardings(
+    jax.eval_shape(make, params, key, loop),
+    mesh=mesh,
+    logical_axes=logical_axes,
+  )
+  return jax.jit(make, out_shardings=places)(params, key, loop), places
+
+
 def state_shardings(
   state: TrainState, *, mesh: jax.sharding.Mesh, logical_axes: Any
 ) -> TrainState:
@@ -113,5 +150,10 @@ def state_shardings(
 
   opt_state = jax.tree.map_with_path(place, state.opt_state)
   return dataclasses.replace(
-    state, step=everywhere, params=params, opt_state=opt_state, key=everywhere
+    state,
+    step=everywhere,
+    params=params,
+    opt_state=opt_state,
+    key=everywhere,
+    loop=jax.tree.map(lambda _: everywhere, state.loop),
   )

@@ -1,19 +1,25 @@
-"""CLIP from a folder in Hugging Face format: config.json and safetensors."""
+"""CLIP from and to a folder in Hugging Face format, and the reward of one."""
 
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import safetensors.numpy
+from etils import epath
 
 from paradiff import sharding
+from paradiff.convert import export
 from paradiff.convert import facts
 from paradiff.convert import load
 from paradiff.convert import plan
 from paradiff.convert import rules
 from paradiff.convert import tensors
+from paradiff.data import images
+from paradiff.data import text
 from paradiff.models import clip
 from paradiff.models import clip_config
+from paradiff.rl import clip_reward
 
 
 def _norm(pattern: str, target: str) -> Iterator[rules.Rule]:
@@ -102,3 +108,121 @@ def read(
   checkpoint = tensors.Checkpoint.open(root)
   found = plan.match(RULES, checkpoint, shapes)
   return config, load.load(checkpoint, found, shapes)
+
+
+def to_config(config: clip_config.ClipConfig) -> dict[str, Any]:
+  """Return the contents of `config.json` that state these sizes.
+
+  The inverse of `clip_config.config_from_dict`, but for `compute_dtype`, which
+  is not a fact about the weights.
+  """
+
+  def tower(record: clip_config.TowerConfig) -> dict[str, Any]:
+    return {
+      "hidden_size": record.width,
+      "num_hidden_layers": record.num_layers,
+      "num_attention_heads": record.num_heads,
+      "intermediate_size": record.mlp_width,
+      "hidden_act": record.activation,
+      "layer_norm_eps": record.norm_eps,
+      "projection_dim": config.embed_width,
+    }
+
+  return {
+    "architectures": ["CLIPModel"],
+    "model_type": "clip",
+    "projection_dim": config.embed_width,
+    "logit_scale_init_value": config.initial_logit_scale,
+    "text_config": {
+      **tower(config.text),
+      "vocab_size": config.vocab_size,
+      "max_position_embeddings": config.max_text_len,
+      "eos_token_id": config.eos_id,
+    },
+    "vision_config": {
+      **tower(config.vision),
+      "image_size": config.image_size,
+      "patch_size": config.patch_size,
+      "num_channels": 3,
+    },
+  }
+
+
+def write(
+  folder: epath.PathLike, config: clip_config.ClipConfig, params: Any
+) -> None:
+  """Write both towers such that `read` and transformers read them.
+
+  Args:
+    folder: created if need be.
+    config: the sizes.
+    params: tree of arrays on this process's devices, as `clip.init` gives it.
+  """
+  reader = export.Reader(RULES, params)
+  published = {
+    name: reader(name).reshape(shape)  # a contiguous scalar gets an axis
+    for name, (_, shape) in sorted(reader.entries().items())
+  }
+  data = safetensors.numpy.save(published, metadata={"format": "pt"})
+  root = epath.Path(folder)
+  images.write_atomically(root / "model.safetensors", data)
+  words = export.to_text(to_config(config)).encode()
+  images.write_atomically(root / facts.CONFIG, words)
+
+
+def load_reward(
+  folder: str | os.PathLike[str],
+  *,
+  options: clip_reward.Options = clip_reward.DEFAULTS,
+) -> clip_reward.ClipReward:
+  """Load the reward of a CLIP: a published one, or one trained on scenes.
+
+  Args:
+    folder: local, with `config.json`, safetensors and `tokenizer.json`.
+    options: what of a rollout is scored, and how.
+
+  Raises:
+    FileNotFoundError: naming what must lie in the folder, and what does not.
+    ValueError: naming the file that is damaged or of another model, or if the
+      tokenizer is not that of the CLIP.
+  """
+  root = epath.Path(folder)
+  wanted = {
+    facts.CONFIG: (root / facts.CONFIG).exists(),
+    "*.safetensors": root.exists() and any(root.glob("*.safetensors")),
+    "tokenizer.json": (root / "tokenizer.json").exists(),
+  }
+  missing = [name for name, found in wanted.items() if not found]
+  if missing:
+    raise FileNotFoundError(
+      f"a folder with a CLIP must hold {', '.join(wanted)}, got "
+      f"{os.fspath(folder)!r} without {', '.join(missing)}; one in Hugging "
+      "Face's format does, and experiments.clip trains one"
+    )
+  tokenizer = text.TextTokenizer.load(root)
+  config, params = read(folder)
+  start, end = tokenizer.fast.bos_token_id, tokenizer.fast.eos_token_id
+  if start is None or end is None:
+    raise ValueError(
+      f"the tokenizer in {os.fspath(folder)!r} must name the start and the "
+      f"end of a text in tokenizer_config.json, got {start=} {end=}"
+    )
+  marks = set(tokenizer.ids.values())
+
+  def encode(words: str) -> list[int]:
+    if not words.strip():
+      return []
+    try:
+      ids = tokenizer.encode_marked(words)
+    except Exception:  # a closed vocabulary raises a bare exception
+      ids = tokenizer.encode(words)  # raises, naming the words
+    return [i for i in ids if i not in marks]
+
+  return clip_reward.ClipReward(
+    config=config,
+    params=params,
+    encode=encode,
+    start_id=start,
+    end_id=end,
+    options=options,
+  )

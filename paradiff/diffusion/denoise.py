@@ -7,6 +7,7 @@ denoised by the same step.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paradiff import sequence as sequence_lib
+from paradiff import vocab as vocab_lib
 from paradiff.diffusion import commit
 from paradiff.diffusion import guidance
 from paradiff.diffusion import model as model_lib
@@ -54,6 +56,27 @@ def _confidence(
   return confidence + scale * noise
 
 
+def suppress(
+  config: settings.SamplerConfig, model: model_lib.Model, logits: jax.Array
+) -> jax.Array:
+  """Rule out ids that a text cannot have, in logits float32[..., Vt]."""
+  if config.quirks.any_text_id:
+    return logits
+  ban = np.zeros(model.vocab.text_size, np.bool_)
+  ban[list(model.vocab.suppressed_text_ids)] = True
+  ban = ban.reshape((1,) * (logits.ndim - 1) + ban.shape)
+  return jnp.where(jnp.asarray(ban), jnp.finfo(jnp.float32).min, logits)
+
+
+def behind_end(vocab: vocab_lib.Vocab, text: jax.Array) -> jax.Array:
+  """Return bool[B, T]: places behind an end of a text int32[B, T].
+
+  Behind a committed end there is nothing left to choose.
+  """
+  is_end = jnp.isin(text, jnp.asarray(vocab.end_ids)).astype(jnp.int32)
+  return jnp.cumsum(is_end, axis=1) - is_end > 0
+
+
 def commit_text(
   config: settings.SamplerConfig,
   model: model_lib.Model,
@@ -65,11 +88,7 @@ def commit_text(
 ) -> trajectory.State:
   """Commit this step's share of the text from logits float32[B, T, Vt]."""
   vocab, layout, quirks = model.vocab, model.layout, config.quirks
-  if not quirks.any_text_id:
-    ban = np.zeros(vocab.text_size, np.bool_)
-    ban[list(vocab.suppressed_text_ids)] = True
-    lowest = jnp.finfo(jnp.float32).min
-    logits = jnp.where(jnp.asarray(ban)[None, None, :], lowest, logits)
+  logits = suppress(config, model, logits)
   proposal, logp = commit.propose(
     logits, noise.text, temperature=config.text_temperature
   )
@@ -80,9 +99,7 @@ def commit_text(
   confidence -= config.end_penalty * jnp.isin(proposal, ends)
   canvas = state.tokens[:, layout.text_index]
   if not quirks.text_behind_end:
-    # Behind a committed end of text there is nothing left to choose.
-    is_end = jnp.isin(canvas, ends).astype(jnp.int32)
-    ended = jnp.cumsum(is_end, axis=1) - is_end > 0
+    ended = behind_end(vocab, canvas)
     proposal = jnp.where(ended, vocab.eos_id, proposal)
     logp = jnp.where(ended, 0.0, logp)
     confidence = jnp.where(ended, _CERTAIN, confidence)
@@ -178,8 +195,8 @@ def denoise_step(
     The canvas after the step.
   """
   layout, vocab, before = model.layout, model.vocab, state.tokens
-  unconditional = functools.partial(
-    _unconditional, config, model, params, condition
+  branch_hidden = functools.partial(
+    unconditional, config, model, params, condition
   )
 
   def guided(
@@ -188,23 +205,20 @@ def denoise_step(
     index: np.ndarray,
     columns: tuple[int, int],
   ) -> jax.Array:
-    logits = {
-      name: model.denoiser.head(params, hidden[name][:, index], columns=columns)
-      for name in ("none", *scales.branches)
-    }
-    return guidance.guide(logits["none"], logits, scales)
+    rows = {name: array[:, index] for name, array in hidden.items()}
+    return guided_logits(model, params, rows, scales=scales, columns=columns)
 
   early, late = _branches(config)
   hidden = {
     "none": model.answer_hidden(params, condition, before),
-    **unconditional(before, early),
+    **branch_hidden(before, early),
   }
 
   def with_image(state: trajectory.State) -> trajectory.State:
     is_late = config.quirks.late_unconditional
     canvas = state.tokens if is_late else before
     logits = guided(
-      {**hidden, **unconditional(canvas, late)},
+      {**hidden, **branch_hidden(canvas, late)},
       config.image_guidance,
       layout.image_index,
       vocab.code_columns,
@@ -226,7 +240,31 @@ def denoise_step(
   )
 
 
-def _unconditional(
+def guided_logits(
+  model: model_lib.Model,
+  params: Any,
+  hidden: Mapping[str, jax.Array],
+  *,
+  scales: guidance.Guidance,
+  columns: tuple[int, int],
+) -> jax.Array:
+  """Return the guided logits float32[..., V] of rows of hidden states.
+
+  Args:
+    model: the network, its layout and ids.
+    params: the network's parameters.
+    hidden: float[..., D] by branch, "none" for the conditional one.
+    scales: of the guidance.
+    columns: half-open range of token ids.
+  """
+  logits = {
+    name: model.denoiser.head(params, hidden[name], columns=columns)
+    for name in ("none", *scales.branches)
+  }
+  return guidance.guide(logits["none"], logits, scales)
+
+
+def unconditional(
   config: settings.SamplerConfig,
   model: model_lib.Model,
   params: Any,

@@ -27,6 +27,7 @@ import numpy as np
 
 from paradiff import masked
 from paradiff import sequence as sequence_lib
+from paradiff.diffusion import chunks
 from paradiff.diffusion import corrupt
 from paradiff.diffusion import model as model_lib
 
@@ -128,26 +129,14 @@ def cross_entropy(
     Cross-entropy float32[R] in nats and whether the argmax is right, bool[R].
   """
 
-  def score(rows: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def score(parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    rows, column = parts
     logits = model.denoiser.head(params, rows, columns=columns)
-    column = ids - columns[0]
     return -masked.token_logp(logits, column), logits.argmax(-1) == column
 
-  num_rows = hidden.shape[0]
-  if num_rows <= chunk_len:
-    return score(hidden, targets)
-  num_chunks = -(-num_rows // chunk_len)
-  extra = num_chunks * chunk_len - num_rows
-  hidden = jnp.pad(hidden, ((0, extra), (0, 0)))
-  targets = jnp.pad(targets, (0, extra), constant_values=columns[0])
-  ce, right = jax.lax.map(
-    lambda chunk: jax.checkpoint(score)(*chunk),
-    (
-      hidden.reshape(num_chunks, chunk_len, -1),
-      targets.reshape(num_chunks, chunk_len),
-    ),
+  return chunks.mapped(
+    score, (hidden, targets - columns[0]), chunk_len=chunk_len
   )
-  return ce.reshape(-1)[:num_rows], right.reshape(-1)[:num_rows]
 
 
 def _modality_loss(

@@ -83,6 +83,24 @@ def start(
   )
 
 
+def step_once(
+  config: settings.SamplerConfig,
+  model: model_lib.Model,
+  params: Any,
+  condition: sequence_lib.Condition,
+  state: trajectory.State,
+  step: schedule_lib.Step,
+  *,
+  key: jax.Array,
+) -> trajectory.State:
+  """Run one row of the schedule; the arguments of `advance`."""
+  step_key = jax.random.fold_in(key, step.clock)
+  noise = noise_lib.draw(config, model, state.tokens.shape[0], step_key)
+  return denoise.denoise_step(
+    config, model, params, condition, state, step=step, noise=noise
+  )
+
+
 def advance(
   config: settings.SamplerConfig,
   model: model_lib.Model,
@@ -103,12 +121,9 @@ def advance(
   def body(
     state: trajectory.State, step: schedule_lib.Step
   ) -> tuple[trajectory.State, None]:
-    step_key = jax.random.fold_in(key, step.clock)
-    noise = noise_lib.draw(config, model, state.tokens.shape[0], step_key)
-    state = denoise.denoise_step(
-      config, model, params, condition, state, step=step, noise=noise
-    )
-    return state, None
+    return step_once(
+      config, model, params, condition, state, step, key=key
+    ), None
 
   state, _ = jax.lax.scan(body, state, steps)
   return state

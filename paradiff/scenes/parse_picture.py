@@ -21,6 +21,7 @@ MAX_UNEXPLAINED = 0.3
 MAX_ERROR = 48  # of 255: a pixel within it of what it should be is near
 _MIN_ENERGY = 768 * 8.0**2  # below it, a root mean square of 8, it is canvas
 _BLURS = (0.0, 0.6, 1.0, 1.5, 2.0)  # standard deviations in pixels
+_CHUNK_LEN = 4  # pictures read at once, so that their distances stay in cache
 _SHIFTS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # pixels down, right
 
 
@@ -54,15 +55,21 @@ def _blur_matrix(sigma: float) -> np.ndarray:
   return np.exp(-0.5 * (offsets / sigma) ** 2) / total
 
 
+def _colours() -> np.ndarray:
+  """Return float32[6, 3]: how far every colour is from the canvas."""
+  canvas = np.asarray(render.CANVAS_RGB, np.float32)
+  return np.asarray(list(render.COLOUR_RGB.values()), np.float32) - canvas
+
+
 @functools.cache
-def _outlines() -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
-  """Return how far each pixel is covered, for every shape, blur and shift.
+def _outlines() -> tuple[np.ndarray, np.ndarray]:
+  """Return how far each pixel is covered, for every blur, shift and kind.
 
   Returns:
-    float32[K, 256] and K pairs (size, shape); the first of a pair is sharp
-    and in place.
+    float32[K, 256], in the order blur, shift, size, shape, so that the sharp
+    ones in place come first; float32[6, K], their energy in every colour.
   """
-  rows, names = [], []
+  rows = []
   for sigma in _BLURS:
     blur = _blur_matrix(sigma)
     for shift in _SHIFTS:
@@ -70,31 +77,124 @@ def _outlines() -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
         for shape in world.SHAPES:
           alpha = blur @ render.coverage(shape, size) @ blur.T
           rows.append(np.roll(alpha, shift, axis=(0, 1)).ravel())
-          names.append((size, shape))
-  return np.stack(rows).astype(np.float32), tuple(names)
+  outlines = np.stack(rows).astype(np.float32)
+  energies = np.outer(np.square(_colours()).sum(1), np.square(outlines).sum(1))
+  return outlines, energies
 
 
-def cells_of(picture: np.ndarray) -> np.ndarray:
-  """Cut a picture into cells.
-
-  Args:
-    picture: uint8[64, 64, 3].
+@functools.cache
+def _objects() -> tuple[tuple[world.Thing, ...], np.ndarray]:
+  """Return every object, as of cell 0, and how it looks sharp and in place.
 
   Returns:
-    uint8[16, 16, 16, 3]: cell, row, column, channel.
+    48 objects in the order colour, size, shape; float32[48, 256, 3], their
+    pixels less the canvas.
+  """
+  things = tuple(
+    world.Thing(0, size, colour, shape)
+    for colour in world.COLOURS
+    for size in world.SIZES
+    for shape in world.SHAPES
+  )
+  sharp = _outlines()[0][: len(world.SIZES) * len(world.SHAPES)]
+  pixels = sharp[None, :, :, None] * _colours()[:, None, None, :]
+  return things, pixels.reshape(len(things), -1, 3)
+
+
+def cells_of(pictures: np.ndarray) -> np.ndarray:
+  """Cut pictures into cells.
+
+  Args:
+    pictures: uint8[M, 64, 64, 3].
+
+  Returns:
+    uint8[16 M, 16, 16, 3]: picture and cell, row, column, channel.
 
   Raises:
-    ValueError: if the picture has another shape or dtype.
+    ValueError: if the pictures have another shape or dtype.
   """
   side = world.PICTURE_SIZE
-  if picture.shape != (side, side, 3) or picture.dtype != np.uint8:
+  if pictures.shape[1:] != (side, side, 3) or pictures.dtype != np.uint8:
     raise ValueError(
-      f"picture must be uint8[{side}, {side}, 3], got "
-      f"{picture.dtype}{list(picture.shape)}"
+      f"a picture must be uint8[{side}, {side}, 3], got "
+      f"{pictures.dtype}{list(pictures.shape[1:])}"
     )
   n, pixels = world.GRID_SIZE, world.CELL_PIXELS
-  split = picture.reshape(n, pixels, n, pixels, 3)
-  return split.transpose(0, 2, 1, 3, 4).reshape(n * n, pixels, pixels, 3)
+  split = pictures.reshape(-1, n, pixels, n, pixels, 3)
+  return split.transpose(0, 1, 3, 2, 4, 5).reshape(-1, pixels, pixels, 3)
+
+
+def _recognise(cells: np.ndarray) -> np.ndarray:
+  """Return which of `_objects` each cell shows, int64[C], -1 for none.
+
+  Args:
+    cells: float32[C, 256, 3], pixels less the canvas.
+  """
+  outlines, energies = _outlines()
+  energy = np.einsum("cpk,cpk->c", cells, cells)
+  found = np.full(len(cells), -1)
+  rows = np.flatnonzero(energy > _MIN_ENERGY)  # most cells are canvas
+  if not rows.size:
+    return found
+  energy = energy[rows]
+  pixels = cells[rows].transpose(0, 2, 1).reshape(-1, outlines.shape[1])
+  overlap = (pixels @ outlines.T).reshape(len(rows), 3, -1)
+  residuals = _colours() @ overlap  # [cell, colour, outline]
+  residuals *= -2.0
+  residuals += energies[None]
+  residuals = residuals.reshape(len(rows), -1)
+  best = residuals.argmin(1)
+  least = residuals[np.arange(len(rows)), best] + energy
+  is_object = least <= MAX_UNEXPLAINED * energy
+  colour, outline = np.divmod(best, len(outlines))
+  num_kinds = len(world.SIZES) * len(world.SHAPES)
+  index = colour * num_kinds + outline % num_kinds
+  found[rows] = np.where(is_object, index, -1)
+  return found
+
+
+def _parse_chunk(pictures: np.ndarray) -> list[ParsedPicture]:
+  """Read some pictures uint8[M, 64, 64, 3] whose cells fit into the cache."""
+  canvas = np.asarray(render.CANVAS_RGB, np.float32)
+  cells = cells_of(pictures).reshape(-1, world.CELL_PIXELS**2, 3) - canvas
+  objects, looks = _objects()
+  found = _recognise(cells)
+  is_object = found >= 0
+  cells[is_object] -= looks[found[is_object]]
+  within = np.abs(cells) <= MAX_ERROR
+  near = (within[..., 0] & within[..., 1] & within[..., 2]).mean(1)
+  busy = (is_object | (near < 1.0)).reshape(-1, world.NUM_CELLS)
+  found, near = found.reshape(busy.shape), near.reshape(busy.shape)
+  parsed = []
+  for row in range(len(pictures)):
+    things = tuple(
+      dataclasses.replace(objects[index], cell=cell)
+      for cell, index in enumerate(found[row].tolist())
+      if index >= 0
+    )
+    shares = near[row, busy[row]]
+    quality = float(shares.mean()) if shares.size else 1.0
+    parsed.append(ParsedPicture(world.Scene(things), quality))
+  return parsed
+
+
+def parse_all(pictures: np.ndarray) -> list[ParsedPicture]:
+  """Read the facts that every one of some pictures shows.
+
+  Args:
+    pictures: uint8[M, 64, 64, 3].
+
+  Returns:
+    The scene and the quality of each.
+
+  Raises:
+    ValueError: if the pictures have another shape or dtype.
+  """
+  return [
+    parsed
+    for start in range(0, max(len(pictures), 1), _CHUNK_LEN)
+    for parsed in _parse_chunk(pictures[start : start + _CHUNK_LEN])
+  ]
 
 
 def parse(picture: np.ndarray) -> ParsedPicture:
@@ -109,30 +209,4 @@ def parse(picture: np.ndarray) -> ParsedPicture:
   Raises:
     ValueError: if the picture has another shape or dtype.
   """
-  outlines, names = _outlines()
-  canvas = np.asarray(render.CANVAS_RGB, np.float32)
-  colours = np.asarray(list(render.COLOUR_RGB.values()), np.float32) - canvas
-  cells = (cells_of(picture) - canvas).reshape(world.NUM_CELLS, -1, 3)
-  energy = np.square(cells).sum((1, 2))
-  overlap = outlines @ cells  # [cell, outline, channel]
-  residuals = (
-    energy[:, None, None]
-    - 2.0 * overlap @ colours.T
-    + np.outer(np.square(outlines).sum(1), np.square(colours).sum(1))
-  ).reshape(world.NUM_CELLS, -1)  # [cell, outline and colour]
-  best = residuals.argmin(1)
-  is_object = (energy > _MIN_ENERGY) & (
-    residuals[np.arange(world.NUM_CELLS), best] <= MAX_UNEXPLAINED * energy
-  )
-  ideal = np.zeros_like(cells)
-  things = []
-  for cell in np.flatnonzero(is_object).tolist():
-    outline, colour = divmod(int(best[cell]), len(colours))
-    size, shape = names[outline]
-    sharp = outlines[names.index((size, shape))]
-    ideal[cell] = sharp[:, None] * colours[colour]
-    things.append(world.Thing(cell, size, world.COLOURS[colour], shape))
-  near = (np.abs(cells - ideal).max(2) <= MAX_ERROR).mean(1)
-  busy = is_object | (near < 1.0)
-  quality = float(near[busy].mean()) if busy.any() else 1.0
-  return ParsedPicture(world.Scene(tuple(things)), quality)
+  return parse_all(picture[None])[0]

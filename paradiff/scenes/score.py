@@ -94,27 +94,24 @@ def _consistency(
   )
 
 
-def score(
-  example: rules.Example, text: str, picture: np.ndarray
+def score_parsed(
+  example: rules.Example,
+  read: grammar.ParsedText,
+  seen: parse_picture.ParsedPicture,
 ) -> dict[str, float]:
-  """Score an answer to `example`.
+  """Score an answer to `example` that has been read already.
 
   Args:
     example: the task.
-    text: the reasoning, any string.
-    picture: uint8[64, 64, 3].
+    read: what the reasoning claims.
+    seen: what the picture shows.
 
   Returns:
     Every name of `METRICS` with a value in [0, 1]; `image_consistency` is
     nan where there is no source. `text_exact` and `image_exact` say that
     what is claimed or shown is allowed, `both_agree` that they are the same,
     `solved` all three.
-
-  Raises:
-    ValueError: if the picture has another shape or dtype.
   """
-  read = grammar.parse(text)
-  seen = parse_picture.parse(picture)
   source = example.source.facts if example.source else frozenset()
   said, shown = read.facts, seen.scene.facts
   text_target = example.rule.nearest_allowed(said)
@@ -149,3 +146,24 @@ def score(
     "both_agree": float(both_agree),
     "solved": float(text_exact and image_exact and both_agree),
   }
+
+
+def score(
+  example: rules.Example, text: str, picture: np.ndarray
+) -> dict[str, float]:
+  """Score an answer to `example`.
+
+  Args:
+    example: the task.
+    text: the reasoning, any string.
+    picture: uint8[64, 64, 3].
+
+  Returns:
+    What `score_parsed` does.
+
+  Raises:
+    ValueError: if the picture has another shape or dtype.
+  """
+  return score_parsed(
+    example, grammar.parse(text), parse_picture.parse(picture)
+  )

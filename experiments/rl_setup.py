@@ -1,0 +1,348 @@
+"""What a ParaRL run is made of: its config, policy, rewards and programs."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from etils import epath
+
+from experiments import common
+from experiments import options
+from experiments import prompts as prompts_lib
+from experiments import rewards as rewards_lib
+from paradiff import checkpoints
+from paradiff import optim
+from paradiff import pipeline as pipeline_lib
+from paradiff import sharding
+from paradiff import step as step_lib
+from paradiff import train_state
+from paradiff import variants
+from paradiff.diffusion import model as model_lib
+from paradiff.models import lora as lora_lib
+from paradiff.models import transformer as transformer_lib
+from paradiff.rl import iteration as iteration_lib
+from paradiff.rl import kl as kl_lib
+from paradiff.rl import objective as objective_lib
+from paradiff.rl import reward as reward_lib
+from paradiff.rl import rows as rows_lib
+from paradiff.rl import terms as terms_lib
+from paradiff.rl import units as units_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A run.
+
+  Attributes:
+    model: a shipped model or a folder, the policy to begin with.
+    num_iterations: batches of rollouts.
+    optim: the optimiser; its `num_steps` is the run's.
+    data: the prompts.
+    rewards: by name; see `experiments.rewards`.
+    reference: a shipped model or a folder that the KL is taken to; default:
+      `model`.
+    sampler: sampler settings that differ from the variant's, for rollouts
+      and scores; rollouts are sampled at `temperature`.
+    temperature: of text and picture in rollouts.
+    num_prompts: P, prompts an iteration.
+    group_size: G, rollouts of a prompt.
+    units: what is scored.
+    credit: what a unit is rewarded for.
+    objective: the loss.
+    kl: the weight of the KL.
+    lora: the adapters; None trains all parameters.
+    num_updates: updates an iteration.
+    num_microbatches: parts that the rows of an update are cut into.
+    cache: folder of token rows, to share between runs; default: the workdir's.
+    seed: of everything random but the prompts.
+    mesh: the devices.
+    log: metrics; `every` iterations.
+    checkpoint: checkpoints.
+    evaluate: scores while training.
+    samples: `every` iterations, rollouts are shown.
+  """
+
+  model: str
+  num_iterations: int
+  optim: Mapping[str, Any]
+  data: prompts_lib.DataConfig
+  rewards: Mapping[str, Any]
+  reference: str | None = None
+  sampler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  temperature: float = 1.0
+  num_prompts: int = 8
+  group_size: int = 8
+  units: units_lib.UnitsConfig = units_lib.UnitsConfig()
+  credit: str = "mix"
+  objective: objective_lib.ObjectiveConfig = objective_lib.ObjectiveConfig()
+  kl: kl_lib.KlConfig = kl_lib.KlConfig()
+  lora: lora_lib.LoraConfig | None = None
+  num_updates: int = 1
+  num_microbatches: int = 1
+  cache: str | None = None
+  seed: int = 0
+  mesh: options.MeshConfig = options.MeshConfig()
+  log: options.LogConfig = options.LogConfig(every=1)
+  checkpoint: options.CheckpointConfig = options.CheckpointConfig(every=20)
+  evaluate: options.EvaluateConfig = options.EvaluateConfig()
+  samples: options.LogConfig = options.LogConfig(every=20)
+
+
+def load_reference(
+  experiment: Experiment, policy: pipeline_lib.ParallelPipeline
+) -> Any:
+  """Return the reference's parameters; None where the loss needs none.
+
+  Raises:
+    ValueError: if it is of another variant, or differs from the policy that
+      adapters are trained on.
+    FileNotFoundError: if there is no such model.
+  """
+  name = experiment.reference
+  if experiment.objective.kl_anchor != "ref":
+    return None
+  if experiment.lora is not None:
+    if name not in (None, experiment.model):
+      raise ValueError(
+        "with LoRA the reference must be the model beneath the adapters, "
+        f"{experiment.model!r}, got {name!r}"
+      )
+    return None
+  if name is None:
+    return policy.params
+  other = pipeline_lib.ParallelPipeline.from_pretrained(name)
+  lines = checkpoints.differences(
+    {**variants.to_dict(policy.variant), "sampler": None},
+    {**variants.to_dict(other.variant), "sampler": None},
+  )
+  if lines:
+    raise ValueError(
+      f"the reference {name!r} must be of the policy's variant, got\n"
+      + "\n".join(lines[:5])
+    )
+  return other.params
+
+
+def begin(
+  experiment: Experiment,
+  config: iteration_lib.ParaRlConfig,
+  policy: pipeline_lib.ParallelPipeline,
+  tx: Any,
+  mesh: jax.sharding.Mesh,
+) -> tuple[train_state.TrainState, Any, Any]:
+  """Return the first state, its shardings, and the frozen weights."""
+  transformer = policy.variant.transformer
+  axes = transformer_lib.logical_axes(transformer)
+  key = jax.random.key(experiment.seed)
+  loop = {
+    "kl_coef": jnp.float32(experiment.kl.coef),
+    "stats": terms_lib.init_stats(len(config.terms), len(rows_lib.BUCKETS)),
+  }
+  trained, frozen = policy.params, None
+  if config.lora is not None:
+    frozen = jax.device_put(policy.params, sharding.shardings(mesh, axes))
+    # No run's own key: adapters must not share bits with the rollouts.
+    adapters_key = jax.random.fold_in(key, experiment.num_iterations)
+    trained = lora_lib.init(config.lora, transformer, adapters_key)
+    axes = lora_lib.logical_axes(config.lora, transformer)
+  state, places = train_state.place_state(
+    trained, tx, key, mesh=mesh, logical_axes=axes, loop=loop
+  )
+  return state, places, frozen
+
+
+class Programs:
+  """The compiled parts of an iteration."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    config: iteration_lib.ParaRlConfig,
+    model: model_lib.Model,
+    tx: Any,
+    places: Any,
+    schedule: Any,
+  ) -> None:
+    """Prepare the programs; each compiles at its first call."""
+    self.roll = jax.jit(functools.partial(iteration_lib.roll, config, model))
+    self.prepare = jax.jit(
+      functools.partial(iteration_lib.prepare, config, model)
+    )
+    self.add_old_logp = jax.jit(
+      functools.partial(iteration_lib.add_old_logp, config, model)
+    )
+    self.update = jax.jit(
+      step_lib.make_train_step(
+        iteration_lib.make_loss(config, model),
+        tx,
+        schedule=schedule,
+        num_microbatches=experiment.num_microbatches,
+      ),
+      out_shardings=(dataclasses.replace(places, loop={}), None),
+      donate_argnums=0,
+    )
+    self.next_kl_coef = jax.jit(
+      functools.partial(kl_lib.next_coef, experiment.kl)
+    )
+
+
+def make_config(
+  experiment: Experiment,
+  variant: variants.Variant,
+  terms: tuple[terms_lib.Term, ...],
+) -> iteration_lib.ParaRlConfig:
+  """Return the static settings of an iteration, checked.
+
+  Raises:
+    ValueError: if they contradict each other or the model.
+  """
+  sampler = dataclasses.replace(
+    variant.sampler,
+    text_temperature=experiment.temperature,
+    image_temperature=experiment.temperature,
+  )
+  config = iteration_lib.ParaRlConfig(
+    sampler=sampler,
+    terms=terms,
+    units=experiment.units,
+    credit=experiment.credit,
+    group_size=experiment.group_size,
+    objective=experiment.objective,
+    lora=experiment.lora,
+    num_updates=experiment.num_updates,
+  )
+  config.check(variant.layout)
+  rows = experiment.num_prompts * experiment.group_size * experiment.units.num
+  if rows % experiment.num_microbatches:
+    raise ValueError(
+      "num_microbatches must divide the rows of an update, prompts x group x "
+      f"units = {rows}, got {experiment.num_microbatches}"
+    )
+  return config
+
+
+def load_policy(experiment: Experiment) -> pipeline_lib.ParallelPipeline:
+  """Return the policy with the sampler settings of the run."""
+  policy = pipeline_lib.ParallelPipeline.from_pretrained(experiment.model)
+  variant = dataclasses.replace(
+    policy.variant,
+    sampler=common.override(policy.variant.sampler, experiment.sampler),
+  )
+  return dataclasses.replace(policy, variant=variant)
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+  """A run that is ready to begin.
+
+  Attributes:
+    experiment: its config.
+    settings: the static settings of an iteration.
+    policy: the model that it begins with, with the run's sampler settings.
+    prompts: what is asked for.
+    rewards: by name.
+    programs: the compiled parts of an iteration.
+    state: the first state.
+    frozen: the weights beneath adapters, or None.
+    reference: the policy that the KL is taken to, or None.
+    mesh: the devices.
+  """
+
+  experiment: Experiment
+  settings: iteration_lib.ParaRlConfig
+  policy: pipeline_lib.ParallelPipeline
+  prompts: prompts_lib.Prompts
+  rewards: dict[str, reward_lib.Reward]
+  programs: Programs
+  state: train_state.TrainState
+  frozen: Any
+  reference: Any
+  mesh: jax.sharding.Mesh
+
+  @property
+  def reward_names(self) -> list[str]:
+    """Names of the rewards, in the order of their terms."""
+    return [term.name for term in self.settings.terms]
+
+  def trained(
+    self, state: train_state.TrainState
+  ) -> pipeline_lib.ParallelPipeline:
+    """Return the policy as it is in `state`, adapters merged."""
+    params = state.params
+    if self.settings.lora is not None:
+      params = lora_lib.merge(self.settings.lora, self.frozen, params)
+    return dataclasses.replace(self.policy, params=params)
+
+
+def set_up(
+  config: ml_collections.ConfigDict, *, folder: epath.Path, stream: TextIO
+) -> Run:
+  """Build everything that can be wrong before a rollout is spent.
+
+  Args:
+    config: as the files in `experiments/configs` give it.
+    folder: keeps token rows, where the config names no other.
+    stream: where progress is shown.
+
+  Raises:
+    ValueError: if the config is wrong.
+    FileNotFoundError: if a model is missing.
+  """
+  experiment = common.build(Experiment, config)
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"ParaRL must run in one process, got {jax.process_count()}"
+    )
+  terms, rewards = rewards_lib.build(experiment.rewards)
+  policy = load_policy(experiment)
+  settings = make_config(experiment, policy.variant, terms)
+  if experiment.data.path is not None and experiment.evaluate.every:
+    raise ValueError(
+      "evaluate.every must be 0 with prompts of one's own (scores are those of "
+      f"the scenes world), got {experiment.evaluate.every}"
+    )
+  reference = load_reference(experiment, policy)
+  optim_config = common.build(
+    optim.OptimConfig,
+    experiment.optim,
+    num_steps=experiment.num_iterations * experiment.num_updates,
+  )
+  mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
+  matrix_axes = None  # adapters are no matrices that Muon knows
+  if settings.lora is None:
+    matrix_axes = transformer_lib.matrix_axes(policy.variant.transformer)
+  tx = optim.make_tx(optim_config, matrix_axes=matrix_axes)
+  prompts = prompts_lib.load(
+    experiment.data,
+    policy,
+    folder=epath.Path(experiment.cache or folder),
+    stream=stream,
+  )
+  settings.check(prompts.layout)
+  state, places, frozen = begin(experiment, settings, policy, tx, mesh)
+  if reference is not None:
+    reference = jax.device_put(reference, places.params)
+  programs = Programs(
+    experiment,
+    settings,
+    variants.model_of(policy.variant, prompts.layout),
+    tx,
+    places,
+    optim.make_schedule(optim_config),
+  )
+  return Run(
+    experiment=experiment,
+    settings=settings,
+    policy=policy,
+    prompts=prompts,
+    rewards=rewards,
+    programs=programs,
+    state=state,
+    frozen=frozen,
+    reference=reference,
+    mesh=mesh,
+  )

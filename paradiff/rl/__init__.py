@@ -1,0 +1,1 @@
+"""ParaRL: rollouts, rewards, advantages and the objective."""
