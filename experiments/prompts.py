@@ -37,11 +37,13 @@ class DataConfig:
     size: scenes drawn, where `path` is None.
     seed: of the scenes; the order follows from the run's own seed.
     path: a JSONL file of one's own prompts.
+    text_len: tokens of the answers' text to own prompts; default: the model's.
   """
 
   size: int = 8_000
   seed: int = 1
   path: str | None = None
+  text_len: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +156,7 @@ def load(
   texts = [text for text, _ in found]
   request = requests.Maker(
     policy.variant, policy.text_tokenizer, _in_chunks(policy, stream)
-  ).make(texts, [image for _, image in found])
+  ).make(texts, [image for _, image in found], text_len=config.text_len)
   prefix, valid = jax.device_get(
     (request.condition.prefix, request.condition.valid)
   )

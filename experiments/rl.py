@@ -242,8 +242,7 @@ def train_and_evaluate(
     writer.close()
     saver.close()
   # The settings of the run are not the model's own.
-  own = pipeline_lib.ParallelPipeline.from_pretrained(experiment.model)
-  finished = dataclasses.replace(run.trained(state), variant=own.variant)
+  finished = dataclasses.replace(run.trained(state), variant=run.variant)
   finished.save(str(root / "model"))
   return finished
 

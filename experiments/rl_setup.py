@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, TextIO
 
 import jax
@@ -11,9 +10,9 @@ import ml_collections
 from etils import epath
 
 from experiments import common
-from experiments import options
 from experiments import prompts as prompts_lib
 from experiments import rewards as rewards_lib
+from experiments import rl_config
 from paradiff import checkpoints
 from paradiff import optim
 from paradiff import pipeline as pipeline_lib
@@ -26,74 +25,15 @@ from paradiff.models import lora as lora_lib
 from paradiff.models import transformer as transformer_lib
 from paradiff.rl import iteration as iteration_lib
 from paradiff.rl import kl as kl_lib
-from paradiff.rl import objective as objective_lib
 from paradiff.rl import reward as reward_lib
 from paradiff.rl import rows as rows_lib
 from paradiff.rl import terms as terms_lib
-from paradiff.rl import units as units_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-  """A run.
-
-  Attributes:
-    model: a shipped model or a folder, the policy to begin with.
-    num_iterations: batches of rollouts.
-    optim: the optimiser; its `num_steps` is the run's.
-    data: the prompts.
-    rewards: by name; see `experiments.rewards`.
-    reference: a shipped model or a folder that the KL is taken to; default:
-      `model`.
-    sampler: sampler settings that differ from the variant's, for rollouts
-      and scores; rollouts are sampled at `temperature`.
-    temperature: of text and picture in rollouts.
-    num_prompts: P, prompts an iteration.
-    group_size: G, rollouts of a prompt.
-    units: what is scored.
-    credit: what a unit is rewarded for.
-    objective: the loss.
-    kl: the weight of the KL.
-    lora: the adapters; None trains all parameters.
-    num_updates: updates an iteration.
-    num_microbatches: parts that the rows of an update are cut into.
-    cache: folder of token rows, to share between runs; default: the workdir's.
-    seed: of everything random but the prompts.
-    mesh: the devices.
-    log: metrics; `every` iterations.
-    checkpoint: checkpoints.
-    evaluate: scores while training.
-    samples: `every` iterations, rollouts are shown.
-  """
-
-  model: str
-  num_iterations: int
-  optim: Mapping[str, Any]
-  data: prompts_lib.DataConfig
-  rewards: Mapping[str, Any]
-  reference: str | None = None
-  sampler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  temperature: float = 1.0
-  num_prompts: int = 8
-  group_size: int = 8
-  units: units_lib.UnitsConfig = units_lib.UnitsConfig()
-  credit: str = "mix"
-  objective: objective_lib.ObjectiveConfig = objective_lib.ObjectiveConfig()
-  kl: kl_lib.KlConfig = kl_lib.KlConfig()
-  lora: lora_lib.LoraConfig | None = None
-  num_updates: int = 1
-  num_microbatches: int = 1
-  cache: str | None = None
-  seed: int = 0
-  mesh: options.MeshConfig = options.MeshConfig()
-  log: options.LogConfig = options.LogConfig(every=1)
-  checkpoint: options.CheckpointConfig = options.CheckpointConfig(every=20)
-  evaluate: options.EvaluateConfig = options.EvaluateConfig()
-  samples: options.LogConfig = options.LogConfig(every=20)
 
 
 def load_reference(
-  experiment: Experiment, policy: pipeline_lib.ParallelPipeline
+  experiment: rl_config.Experiment,
+  policy: pipeline_lib.ParallelPipeline,
+  mesh: jax.sharding.Mesh,
 ) -> Any:
   """Return the reference's parameters; None where the loss needs none.
 
@@ -114,7 +54,7 @@ def load_reference(
     return None
   if name is None:
     return policy.params
-  other = pipeline_lib.ParallelPipeline.from_pretrained(name)
+  other = load(name, mesh)
   lines = checkpoints.differences(
     {**variants.to_dict(policy.variant), "sampler": None},
     {**variants.to_dict(other.variant), "sampler": None},
@@ -128,7 +68,7 @@ def load_reference(
 
 
 def begin(
-  experiment: Experiment,
+  experiment: rl_config.Experiment,
   config: iteration_lib.ParaRlConfig,
   policy: pipeline_lib.ParallelPipeline,
   tx: Any,
@@ -160,7 +100,7 @@ class Programs:
 
   def __init__(
     self,
-    experiment: Experiment,
+    experiment: rl_config.Experiment,
     config: iteration_lib.ParaRlConfig,
     model: model_lib.Model,
     tx: Any,
@@ -191,7 +131,7 @@ class Programs:
 
 
 def make_config(
-  experiment: Experiment,
+  experiment: rl_config.Experiment,
   variant: variants.Variant,
   terms: tuple[terms_lib.Term, ...],
 ) -> iteration_lib.ParaRlConfig:
@@ -214,9 +154,16 @@ def make_config(
     objective=experiment.objective,
     lora=experiment.lora,
     num_updates=experiment.num_updates,
+    num_parts=experiment.num_parts,
   )
   config.check(variant.layout)
   rows = experiment.num_prompts * experiment.group_size * experiment.units.num
+  rollouts = experiment.num_prompts * experiment.group_size
+  if rollouts % experiment.num_parts:
+    raise ValueError(
+      f"num_parts must divide the rollouts, prompts x group = {rollouts}, got "
+      f"{experiment.num_parts}"
+    )
   if rows % experiment.num_microbatches:
     raise ValueError(
       "num_microbatches must divide the rows of an update, prompts x group x "
@@ -225,14 +172,11 @@ def make_config(
   return config
 
 
-def load_policy(experiment: Experiment) -> pipeline_lib.ParallelPipeline:
-  """Return the policy with the sampler settings of the run."""
-  policy = pipeline_lib.ParallelPipeline.from_pretrained(experiment.model)
-  variant = dataclasses.replace(
-    policy.variant,
-    sampler=common.override(policy.variant.sampler, experiment.sampler),
+def load(name: str, mesh: jax.sharding.Mesh) -> pipeline_lib.ParallelPipeline:
+  """Return a model, spread over the mesh if that has several devices."""
+  return pipeline_lib.ParallelPipeline.from_pretrained(
+    name, mesh=mesh if mesh.size > 1 else None
   )
-  return dataclasses.replace(policy, variant=variant)
 
 
 @dataclasses.dataclass(eq=False)
@@ -243,6 +187,8 @@ class Run:
     experiment: its config.
     settings: the static settings of an iteration.
     policy: the model that it begins with, with the run's sampler settings.
+    variant: the model with its own sampler settings.
+    model: the same as the sampler and the loss see it.
     prompts: what is asked for.
     rewards: by name.
     programs: the compiled parts of an iteration.
@@ -252,9 +198,11 @@ class Run:
     mesh: the devices.
   """
 
-  experiment: Experiment
+  experiment: rl_config.Experiment
   settings: iteration_lib.ParaRlConfig
   policy: pipeline_lib.ParallelPipeline
+  variant: variants.Variant
+  model: model_lib.Model
   prompts: prompts_lib.Prompts
   rewards: dict[str, reward_lib.Reward]
   programs: Programs
@@ -292,26 +240,33 @@ def set_up(
     ValueError: if the config is wrong.
     FileNotFoundError: if a model is missing.
   """
-  experiment = common.build(Experiment, config)
+  experiment = common.build(rl_config.Experiment, config)
   if jax.process_count() > 1:
     raise ValueError(
       f"ParaRL must run in one process, got {jax.process_count()}"
     )
   terms, rewards = rewards_lib.build(experiment.rewards)
-  policy = load_policy(experiment)
+  mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
+  policy = load(experiment.model, mesh)
+  own = policy.variant
+  policy = dataclasses.replace(
+    policy,
+    variant=dataclasses.replace(
+      own, sampler=common.override(own.sampler, experiment.sampler)
+    ),
+  )
   settings = make_config(experiment, policy.variant, terms)
   if experiment.data.path is not None and experiment.evaluate.every:
     raise ValueError(
       "evaluate.every must be 0 with prompts of one's own (scores are those of "
       f"the scenes world), got {experiment.evaluate.every}"
     )
-  reference = load_reference(experiment, policy)
+  reference = load_reference(experiment, policy, mesh)
   optim_config = common.build(
     optim.OptimConfig,
     experiment.optim,
     num_steps=experiment.num_iterations * experiment.num_updates,
   )
-  mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
   matrix_axes = None  # adapters are no matrices that Muon knows
   if settings.lora is None:
     matrix_axes = transformer_lib.matrix_axes(policy.variant.transformer)
@@ -326,10 +281,11 @@ def set_up(
   state, places, frozen = begin(experiment, settings, policy, tx, mesh)
   if reference is not None:
     reference = jax.device_put(reference, places.params)
+  model = variants.model_of(policy.variant, prompts.layout)
   programs = Programs(
     experiment,
     settings,
-    variants.model_of(policy.variant, prompts.layout),
+    model,
     tx,
     places,
     optim.make_schedule(optim_config),
@@ -338,6 +294,8 @@ def set_up(
     experiment=experiment,
     settings=settings,
     policy=policy,
+    variant=own,
+    model=model,
     prompts=prompts,
     rewards=rewards,
     programs=programs,

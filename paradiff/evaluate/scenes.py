@@ -22,7 +22,7 @@ def answer(
   *,
   seed: int = 0,
   config: settings.SamplerConfig | None = None,
-  batch_size: int = 100,
+  batch_size: int = 25,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> list[outputs_lib.Output]:
   """Answer every example; the last batch is filled up, so one program serves.

@@ -48,6 +48,8 @@ class ParaRlConfig:
     objective: the loss.
     lora: the adapters, or None to train all parameters.
     num_updates: updates made of one batch of rollouts.
+    num_parts: parts of the batch that are rolled out one after another, which
+      bounds memory, and is faster where a part fits into a cache.
 
   Raises:
     ValueError: if the parts contradict each other.
@@ -61,6 +63,7 @@ class ParaRlConfig:
   objective: objective_lib.ObjectiveConfig = objective_lib.ObjectiveConfig()
   lora: lora_lib.LoraConfig | None = None
   num_updates: int = 1
+  num_parts: int = 1
 
   def __post_init__(self) -> None:
     if self.credit not in advantage_lib.CREDITS:
@@ -79,8 +82,9 @@ class ParaRlConfig:
         'units of kind "masked" must have the credit "final", got '
         f"{self.credit!r}"
       )
-    if self.num_updates < 1:
-      raise ValueError(f"num_updates must be positive, got {self.num_updates}")
+    for name in ("num_updates", "num_parts"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
     rows_lib.check(self.objective.score_set, self.units)
 
   def check(self, layout: layout_lib.Layout) -> None:
@@ -97,7 +101,10 @@ class ParaRlConfig:
   @property
   def num_points(self) -> int:
     """R', canvases of a rollout that are rewarded; the last is its end."""
-    return 1 if self.credit == "final" else self.units.num + 1
+    if self.credit == "final":
+      return 1
+    # The last slice ends where the run does.
+    return self.units.num + (self.units.kind != "slices")
 
 
 @flax.struct.dataclass
@@ -149,19 +156,16 @@ def roll(
   schedule = sampler.schedule_of(config.sampler, model.layout)
   units = units_lib.draw(config.units, schedule, key_units)
   points = units_lib.points(units, num_steps=config.sampler.num_steps)
-  points = points[-config.num_points :]
+  first = 0 if config.credit != "final" else config.units.num
+  points = points[first : first + config.num_points]
   condition = jax.tree.map(
     lambda x: jnp.repeat(x, config.group_size, axis=0), prompts
   )
-  batch_size = condition.prefix.shape[0]
-  blank = sequence_lib.encode_answer(model.layout, model.vocab)
-  answer = jnp.broadcast_to(jnp.asarray(blank)[None], (batch_size, len(blank)))
-  rollout = rollout_lib.rollout(
-    config.sampler,
+  rollout = _run(
+    config,
     model,
     policy(config, params, frozen),
     condition,
-    answer,
     points=points,
     key=key_run,
   )
@@ -173,6 +177,51 @@ def roll(
     ),
     units=units,
     points=points,
+  )
+
+
+def _run(
+  config: ParaRlConfig,
+  model: model_lib.Model,
+  params: Any,
+  condition: sequence_lib.Condition,
+  *,
+  points: jax.Array,
+  key: jax.Array,
+) -> rollout_lib.Rollout:
+  """Sample an answer to each row, in parts."""
+  blank = jnp.asarray(sequence_lib.encode_answer(model.layout, model.vocab))
+
+  def run(
+    part: tuple[sequence_lib.Condition, jax.Array],
+  ) -> rollout_lib.Rollout:
+    condition, key = part
+    shape = (condition.prefix.shape[0], len(blank))
+    return rollout_lib.rollout(
+      config.sampler,
+      model,
+      params,
+      condition,
+      jnp.broadcast_to(blank[None], shape),
+      points=points,
+      key=key,
+    )
+
+  num_parts, num_rows = config.num_parts, condition.prefix.shape[0]
+  if num_parts == 1:
+    return run((condition, key))
+  if num_rows % num_parts:
+    raise ValueError(
+      f"num_parts must divide the rollouts, got {num_parts} of {num_rows}"
+    )
+  # With strides, so that every device has a share of each part.
+  parts = jax.tree.map(
+    lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0),
+    condition,
+  )
+  whole = jax.lax.map(run, (parts, jax.random.split(key, num_parts)))
+  return jax.tree.map(
+    lambda x: jnp.moveaxis(x, 0, 1).reshape(num_rows, *x.shape[2:]), whole
   )
 
 
@@ -203,8 +252,10 @@ def prepare(
   total, stats, metrics = terms_lib.combine(
     config.terms, raw, stats, bucket=bucket, group_size=config.group_size
   )
-  if config.num_points == 1:  # only the end is seen, for every unit
+  if config.credit == "final":  # only the end is seen, for every unit
     total = jnp.repeat(total, config.units.num + 1, axis=1)
+  elif config.units.kind == "slices":
+    total = jnp.concatenate([total, total[:, -1:]], axis=1)
   values = advantage_lib.credit(config.credit, total)
   advantages, is_dead = advantage_lib.group_advantages(
     values, group_size=config.group_size

@@ -171,6 +171,9 @@ def loss(
 
   Returns:
     The loss float32[] and metrics float32[], all means over rows.
+
+  Raises:
+    ValueError: if the anchor "ref" is not given.
   """
   found = score_lib.gather(sampler_config, model, params, rows, modalities)
   anchors = _anchors(
@@ -235,6 +238,8 @@ def _anchors(
   """Return the anchor's parameters and hidden states of each modality."""
   if config.kl_anchor == "none":
     return {}
+  if config.kl_anchor == "ref" and anchor is None:
+    raise ValueError('anchor must be given where kl_anchor is "ref", got None')
   there = found
   if anchor is not None:
     there = score_lib.gather(sampler_config, model, anchor, rows, modalities)
