@@ -161,12 +161,13 @@ def roll(
   condition = jax.tree.map(
     lambda x: jnp.repeat(x, config.group_size, axis=0), prompts
   )
-  rollout = _run(
-    config,
+  rollout = rollout_lib.in_parts(
+    config.sampler,
     model,
     policy(config, params, frozen),
     condition,
     points=points,
+    num_parts=config.num_parts,
     key=key_run,
   )
   return Rolled(
@@ -177,51 +178,6 @@ def roll(
     ),
     units=units,
     points=points,
-  )
-
-
-def _run(
-  config: ParaRlConfig,
-  model: model_lib.Model,
-  params: Any,
-  condition: sequence_lib.Condition,
-  *,
-  points: jax.Array,
-  key: jax.Array,
-) -> rollout_lib.Rollout:
-  """Sample an answer to each row, in parts."""
-  blank = jnp.asarray(sequence_lib.encode_answer(model.layout, model.vocab))
-
-  def run(
-    part: tuple[sequence_lib.Condition, jax.Array],
-  ) -> rollout_lib.Rollout:
-    condition, key = part
-    shape = (condition.prefix.shape[0], len(blank))
-    return rollout_lib.rollout(
-      config.sampler,
-      model,
-      params,
-      condition,
-      jnp.broadcast_to(blank[None], shape),
-      points=points,
-      key=key,
-    )
-
-  num_parts, num_rows = config.num_parts, condition.prefix.shape[0]
-  if num_parts == 1:
-    return run((condition, key))
-  if num_rows % num_parts:
-    raise ValueError(
-      f"num_parts must divide the rollouts, got {num_parts} of {num_rows}"
-    )
-  # With strides, so that every device has a share of each part.
-  parts = jax.tree.map(
-    lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0),
-    condition,
-  )
-  whole = jax.lax.map(run, (parts, jax.random.split(key, num_parts)))
-  return jax.tree.map(
-    lambda x: jnp.moveaxis(x, 0, 1).reshape(num_rows, *x.shape[2:]), whole
   )
 
 

@@ -108,6 +108,59 @@ def rollout(
   )
 
 
+def in_parts(
+  config: settings.SamplerConfig,
+  model: model_lib.Model,
+  params: Any,
+  condition: sequence_lib.Condition,
+  *,
+  points: jax.Array,
+  num_parts: int,
+  key: jax.Array,
+) -> Rollout:
+  """Sample a whole answer to each row, part of the batch after part.
+
+  The arguments of `rollout`; a part draws from a key of its own, so other
+  numbers of parts give other answers.
+
+  Raises:
+    ValueError: if `num_parts` does not divide the batch.
+  """
+  blank = jnp.asarray(sequence_lib.encode_answer(model.layout, model.vocab))
+
+  def run(
+    part: tuple[sequence_lib.Condition, jax.Array],
+  ) -> Rollout:
+    condition, key = part
+    shape = (condition.prefix.shape[0], len(blank))
+    return rollout(
+      config,
+      model,
+      params,
+      condition,
+      jnp.broadcast_to(blank[None], shape),
+      points=points,
+      key=key,
+    )
+
+  num_rows = condition.prefix.shape[0]
+  if num_parts == 1:
+    return run((condition, key))
+  if num_rows % num_parts:
+    raise ValueError(
+      f"num_parts must divide the rollouts, got {num_parts} of {num_rows}"
+    )
+  # With strides, so that every device has a share of each part.
+  parts = jax.tree.map(
+    lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0),
+    condition,
+  )
+  whole = jax.lax.map(run, (parts, jax.random.split(key, num_parts)))
+  return jax.tree.map(
+    lambda x: jnp.moveaxis(x, 0, 1).reshape(num_rows, *x.shape[2:]), whole
+  )
+
+
 def chosen(
   model: model_lib.Model, trajectory: trajectory_lib.Trajectory
 ) -> jax.Array:
