@@ -3,10 +3,11 @@
   python -m experiments.reproduce --workdir=DIR
 
 Part a trains and decodes in parallel and in sequence (tables 3 and 10), part b
-reinforces along the trajectory and its end alone (table 4); --parts=a,b,c,d,f
-adds the units of credit (table 5), the weights of the loss (table 9), and a
-CLIP as the reward, which --clip names. DIR/report.html is the result, and
-DIR/report.md its tables. The same command goes on where it was killed.
+reinforces along the trajectory and its end alone (table 4); --parts=a,b,c,d,f,g
+adds the units of credit (table 5), the weights of the loss (table 9), a CLIP as
+the reward, which --clip names, and g a training that cures what part a shows.
+DIR/report.html is the result, and DIR/report.md its tables. The same command
+goes on where it was killed.
 
 --scale=reduced takes some minutes on two CPU cores; its models have learned
 next to nothing, so it shows the way, not the result.

@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
+import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,3 +22,14 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 # grain reads absl flags, which no main function has parsed here.
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="module")
+def cache_of_compiled_programs(tmp_path_factory):
+  """Share compiled programs between the runs of a module's tests."""
+  before = jax.config.jax_compilation_cache_dir
+  folder = str(tmp_path_factory.mktemp("compiled"))
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)

@@ -129,12 +129,12 @@ def test_each_training_and_each_answer_is_done_once(finished):
   _, stub = finished
   assert set(stub.asked.values()) == {1}
   trained = {name for name in stub.asked if isinstance(name, str)}
-  names = ("sft_parallel", "sft_sequential", "sft_mixed", "rl_pararl")
+  names = ("sft_parallel", "sft_sequential", "rl_pararl")
   names += ("rl_output_level", "rl_final_on_states")
   assert trained == {f"{name}_{seed}" for name in names for seed in (0, 1)}
   answered = set(stub.asked) - trained
-  # 10 systems of part a and 4 of b from two seeds each, the shipped one twice.
-  assert len(answered) == 2 * (10 + 4) + 2
+  # 9 systems of part a and 4 of b from two seeds each, the shipped one twice.
+  assert len(answered) == 2 * (9 + 4) + 2
   assert {d for n, d in answered if n == "micro"} == {"parallel", "parallel_64"}
 
 
@@ -244,7 +244,7 @@ def test_the_report_has_every_table_and_difference(finished):
     for claim in part.claims:
       assert claim.text in text
   # Rows of pictures: every system, and twice the input and an answer.
-  assert len(re.findall("<tr><th>[^<]", page)) == 10 + 6 + 2 * 2
+  assert len(re.findall("<tr><th>[^<]", page)) == 9 + 6 + 2 * 2
   assert "| num prompts | 18 |" in text
 
 

@@ -15,15 +15,7 @@ from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
 from paradiff.rl import reward as reward_lib
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache_of_compiled_programs(tmp_path_factory):
-  before = jax.config.jax_compilation_cache_dir
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  yield
-  jax.config.update("jax_compilation_cache_dir", before)
+pytestmark = pytest.mark.usefixtures("cache_of_compiled_programs")
 
 
 @pytest.fixture(scope="module")

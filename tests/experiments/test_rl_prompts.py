@@ -23,6 +23,8 @@ from paradiff import published
 from paradiff import variants
 from paradiff.convert import synthetic
 
+pytestmark = pytest.mark.usefixtures("cache_of_compiled_programs")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
