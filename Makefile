@@ -29,7 +29,7 @@ demo: .venv/.ready
 	@$(VENV_PYTHON) -m experiments.sample
 
 test: lint
-	$(VENV_PYTHON) -m pytest -m "not nightly" -n $(WORKERS)
+	$(VENV_PYTHON) -m pytest -m "not nightly" -n $(WORKERS) --dist loadfile
 
 lint: .venv/.ready-test
 	$(VENV_PYTHON) -m ruff format --check

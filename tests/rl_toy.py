@@ -233,4 +233,4 @@ def loss_and_gradient(
 
 def assert_close(got, expected, *, atol):
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+    np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False)

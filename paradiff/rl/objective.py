@@ -42,7 +42,9 @@ class ObjectiveConfig:
       rolled out; "none".
     kl_estimator: "exact", over all ids at each scored position; or from the
       scored tokens alone, with d = log pi_anchor - log pi: "k1", -d; "k2",
-      d^2 / 2; "k3", exp(d) - 1 - d.
+      d^2 / 2; "k3", exp(d) - 1 - d. In the mean over drawn tokens k1 has no
+      gradient (it is for watching), k2 that of KL(policy || anchor), k3 that
+      of KL(anchor || policy).
     aggregation: how tokens weigh. "paper_sum", the mean within a unit, summed
       over units and group; "step_mean", the mean of those; "token_mean",
       every token alike; "per_modality_mean", text and picture of a unit

@@ -18,8 +18,8 @@ from paradiff.diffusion import trajectory as trajectory_lib
 from paradiff.rl import rollout as rollout_lib
 
 MASK = toy.VOCAB.mask_id
-# With idle steps, and guided: as many programs as a run can have.
-CONFIG = dataclasses.replace(runs.ALL_GUIDED, num_steps=9)
+# With idle steps.
+CONFIG = dataclasses.replace(runs.SAMPLED, num_steps=9)
 POINTS = jnp.arange(1, CONFIG.num_steps + 1, dtype=jnp.int32)
 
 
@@ -175,3 +175,37 @@ def test_runs_without_log_probabilities_are_refused():
   no_text = dataclasses.replace(toy.LAYOUT, text_len=0, answer=("image",))
   greedy = dataclasses.replace(CONFIG, text_temperature=0.0)
   rollout_lib.check_sampler(greedy, no_text)
+
+
+def test_parts_of_a_batch_are_rollouts_of_every_other_row():
+  config, model, key = rl_toy.SAMPLER, rl_toy.model(), runs.key()
+  params, condition = rl_toy.draw_params(), rl_toy.conditions(4)
+  points = jnp.asarray([1, config.num_steps])
+
+  def in_parts(num_parts):
+    return rollout_lib.in_parts(
+      config,
+      model,
+      params,
+      condition,
+      points=points,
+      num_parts=num_parts,
+      key=key,
+    )
+
+  got = jax.jit(lambda: in_parts(2), compiler_options=runs.FAST)()
+  for part, part_key in enumerate(jax.random.split(key, 2)):
+    expected = rl_toy.rollout(
+      config,
+      model,
+      params,
+      jax.tree.map(lambda x, i=part: x[i::2], condition),
+      rl_toy.masked_answers(2),
+      points=points,
+      key=part_key,
+    )
+    mine = jax.tree.map(lambda x, i=part: x[i::2], got)
+    runs.assert_equal(mine.trajectory, expected.trajectory, atol=1e-5)
+    np.testing.assert_array_equal(mine.predicted, expected.predicted)
+  with pytest.raises(ValueError, match="num_parts must divide .* 3 of 4"):
+    in_parts(3)

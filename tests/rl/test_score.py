@@ -51,14 +51,14 @@ _jit_score = jax.jit(
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=runs.FAST)
 def _total_and_gradient(modalities, chunk_len, params, rows, anchor):
-  """Return ((sum of all scores, scores), gradient of the sum)."""
+  """Return ((sum of all scores, scores), gradients of the sum)."""
 
-  def total(params):
+  def total(params, anchor):
     found = _score(CONFIG, MODEL, modalities, params, rows, chunk_len, anchor)
     scores = [found[name][1] for name in sorted(found)]
     return sum(x.sum() for x in jax.tree.leaves(scores)), scores
 
-  return jax.value_and_grad(total, has_aux=True)(params)
+  return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, anchor)
 
 
 def _placed(modalities, found, name, *, layout=rl_toy.LAYOUT):
@@ -75,9 +75,25 @@ def _placed(modalities, found, name, *, layout=rl_toy.LAYOUT):
   return out
 
 
-@pytest.mark.parametrize("name", ["SAMPLED", "ALL_GUIDED"])
-def test_recomputed_log_probability_is_that_of_the_sampler(name):
-  config, model, params = getattr(runs, name), toy.model(), toy.params()
+def _guided():
+  return (
+    runs.ALL_GUIDED,
+    toy.model(),
+    toy.params(),
+    toy.conditions(runs.SIZE),
+    toy.partial_answers(runs.SIZE),
+  )
+
+
+def _unguided():
+  answer = rl_toy.partial_answers()
+  condition = rl_toy.conditions(1, repeat=len(answer))
+  return CONFIG, MODEL, rl_toy.draw_params(), condition, answer
+
+
+@pytest.mark.parametrize("case", [_unguided, _guided])
+def test_recomputed_log_probability_is_that_of_the_sampler(case):
+  config, model, params, condition, answer = case()
   units_config, units = rl_toy.all_steps(config)
   run, rows = rl_toy.rolled(
     config,
@@ -85,15 +101,15 @@ def test_recomputed_log_probability_is_that_of_the_sampler(name):
     units_config,
     "committed",
     params,
-    toy.conditions(runs.SIZE),
-    toy.partial_answers(runs.SIZE),
+    condition,
+    answer,
     units=units,
     key=runs.key(),
   )
   modalities = rl_toy.spans(config, model)
   found = _jit_score(config, model, modalities, params, rows, 4096, None)
-  got = _placed(modalities, found, "logp", layout=toy.LAYOUT)
-  got = got.reshape(runs.SIZE, config.num_steps, -1)
+  got = _placed(modalities, found, "logp", layout=model.layout)
+  got = got.reshape(len(answer), config.num_steps, -1)
   chosen = np.asarray(rollout_lib.chosen(model, run.trajectory))
   when = np.asarray(run.trajectory.commit_step)
   # Each token at the step that committed it, and nowhere else.
@@ -242,6 +258,9 @@ def test_chunks_change_neither_scores_nor_gradients():
   )
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(expected))
   rl_toy.assert_close(got, expected, atol=2e-4)
+  of_policy, of_anchor = expected[1]
+  assert all((x != 0.0).any() for x in jax.tree.leaves(of_policy))
+  assert all((x == 0.0).all() for x in jax.tree.leaves(of_anchor))
 
 
 def test_spans_are_the_modalities_that_are_scored():

@@ -112,6 +112,18 @@ def test_slices_cut_the_whole_clock_into_equal_shares(num):
   assert max(steps) - min(steps) <= 1 and min(steps) > 0
 
 
+def test_slices_begin_with_the_clock_where_its_first_steps_are_idle():
+  picture = dataclasses.replace(LAYOUT, text_len=0, answer=("image",))
+  schedule = sampler.schedule_of(CONFIG, picture)
+  assert schedule.step[0] > 0
+  units = units_lib.draw(
+    units_lib.UnitsConfig("slices", 2), schedule, jax.random.key(0)
+  )
+  image, _ = _active()
+  np.testing.assert_array_equal(units.start, [0, image[3]])
+  np.testing.assert_array_equal(units.stop, [image[3], CONFIG.num_steps])
+
+
 def test_masked_units_are_whole_runs():
   start, stop = _draws("masked", 4)
   assert (start == 0).all() and (stop == CONFIG.num_steps).all()
