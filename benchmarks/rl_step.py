@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from absl import app
 from absl import flags
+from absl import logging
 from etils import epath
 from ml_collections import config_flags
 
@@ -149,6 +150,7 @@ def table(secs: dict[str, list[float]], counts: Counts) -> str:
 
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)  # jax tells of devices it lacks
   values = flags.FLAGS
   with tempfile.TemporaryDirectory() as folder:
     config = values.config
