@@ -9,7 +9,7 @@ the reward, which --clip names, and g a training that cures what part a shows.
 DIR/report.html is the result, and DIR/report.md its tables. The same command
 goes on where it was killed.
 
---scale=reduced takes some minutes on two CPU cores; its models have learned
+--scale=reduced takes four minutes on two CPU cores; its models have learned
 next to nothing, so it shows the way, not the result.
 
 Source: arXiv 2511.09611 sections 4.2 to 4.4.
