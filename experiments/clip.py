@@ -308,13 +308,12 @@ def train(
       guard.push(done, values)
       window.add(values)
       progress.update(done, loss=guard.loss)
-      is_end = done == num_steps
-      save = done % experiment.checkpoint.every == 0 or is_end
+      save = common.is_due(done, experiment.checkpoint.every, num_steps)
       # A window ends at each checkpoint too: it would not outlive a kill.
-      if save or done % experiment.log.every == 0:
+      if save or common.is_due(done, experiment.log.every, num_steps):
         guard.drain()
         writer.write_scalars(done, window.take())
-      if done % experiment.evaluate.every == 0 or is_end:
+      if common.is_due(done, experiment.evaluate.every, num_steps):
         guard.drain()
         scores = evaluation.run(state.params)
         writer.write_scalars(done, scores)

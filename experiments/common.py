@@ -108,6 +108,8 @@ def _value(hint: Any, value: Any) -> Any:
     for option in options:
       if dataclasses.is_dataclass(option):
         return build(option, value)  # type: ignore[arg-type]
+    if isinstance(value, ml_collections.ConfigDict):
+      return value.to_dict()
     return dict(value)
   return tuple(value) if isinstance(value, list) else value
 

@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 from etils import epath
 
 from experiments import clip_stats
@@ -93,18 +92,8 @@ def build(
   return tuple(terms), rewards
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-  """Return options with mappings as plain dicts."""
-  return {
-    name: value.to_dict()
-    if isinstance(value, ml_collections.ConfigDict)
-    else value
-    for name, value in options.items()
-  }
-
-
 def _reward(kind: str, entry: RewardConfig) -> reward_lib.Reward:
-  options = _plain(entry.options)
+  options = entry.options
   match kind:
     case "clip":
       if entry.folder is None:

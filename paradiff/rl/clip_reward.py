@@ -25,7 +25,6 @@ from paradiff.models import clip_config
 from paradiff.models import clip_pictures
 from paradiff.rl import reward
 
-TEXT_VIEWS = ("committed", "predicted")
 TEXT_MODES = ("truncate", "chunk_mean", "last_sentences", "instruction")
 Ids = tuple[int, ...]
 
@@ -55,7 +54,10 @@ class Options:
   batch_size: int = 32
 
   def __post_init__(self) -> None:
-    for name, allowed in (("text_view", TEXT_VIEWS), ("text_mode", TEXT_MODES)):
+    for name, allowed in (
+      ("text_view", reward.TEXT_VIEWS),
+      ("text_mode", TEXT_MODES),
+    ):
       value = getattr(self, name)
       if value not in allowed:
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
@@ -149,9 +151,7 @@ class ClipReward:
     """Return the texts to score, B rows of R."""
     if self.options.text_mode == "instruction":
       return [(prompt,) * len(context.steps) for prompt in context.prompts]
-    if self.options.text_view == "predicted":
-      return context.predicted_texts
-    return context.texts
+    return context.viewed(self.options.text_view)
 
   def _pieces(self, words: str) -> list[Ids]:
     """Return the ids of the one or more pieces that a text is read in."""
@@ -201,9 +201,7 @@ class ClipReward:
   def _embed_pictures(self, pictures: np.ndarray) -> np.ndarray:
     """Return float32[B, R, P]; each distinct picture is looked at once."""
     flat = pictures.reshape(-1, *pictures.shape[2:])
-    places: dict[bytes, int] = {}
-    index = [places.setdefault(p.tobytes(), len(places)) for p in flat]
-    _, firsts = np.unique(index, return_index=True)
+    firsts, index = reward.distinct(flat)
     embeds = self._batched(_image_embeds, flat[firsts])[index]
     return embeds.reshape(*pictures.shape[:2], -1)
 

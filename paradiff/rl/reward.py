@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+TEXT_VIEWS = ("committed", "predicted")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Context:
@@ -79,6 +81,25 @@ class Context:
   def shape(self) -> tuple[int, int]:
     """B and R."""
     return len(self.prompts), len(self.steps)
+
+  def viewed(self, text_view: str) -> tuple[tuple[str, ...], ...]:
+    """Return the texts to score, B rows of R; `text_view` of TEXT_VIEWS."""
+    return self.texts if text_view == "committed" else self.predicted_texts
+
+
+def distinct(pictures: np.ndarray) -> tuple[np.ndarray, list[int]]:
+  """Find equal pictures, so that each is looked at once.
+
+  Args:
+    pictures: uint8[M, H, W, 3].
+
+  Returns:
+    Places of the first of each, ascending, and for every picture its number
+    among those.
+  """
+  places: dict[bytes, int] = {}
+  index = [places.setdefault(p.tobytes(), len(places)) for p in pictures]
+  return np.unique(index, return_index=True)[1], index
 
 
 class Reward(Protocol):

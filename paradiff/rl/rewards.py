@@ -19,23 +19,14 @@ from paradiff.scenes import parse_picture
 from paradiff.scenes import rules
 from paradiff.scenes import score
 
-TEXT_VIEWS = ("committed", "predicted")
 _WHITE = 255.0
 
 
 def _check_view(text_view: str) -> None:
-  if text_view not in TEXT_VIEWS:
+  if text_view not in reward.TEXT_VIEWS:
     raise ValueError(
-      f"text_view must be one of {TEXT_VIEWS}, got {text_view!r}"
+      f"text_view must be one of {reward.TEXT_VIEWS}, got {text_view!r}"
     )
-
-
-def _texts(
-  context: reward.Context, text_view: str
-) -> tuple[tuple[str, ...], ...]:
-  """Return the texts to score, B rows of R."""
-  committed = text_view == "committed"
-  return context.texts if committed else context.predicted_texts
 
 
 def _of_texts(
@@ -95,12 +86,10 @@ class SceneReward:
           "examples must be rules.Example for a scene reward, got "
           f"{type(example).__name__} at row {row}"
         )
-    texts = _texts(context, self.text_view)
+    texts = context.viewed(self.text_view)
     read = {text: grammar.parse(text) for row in texts for text in set(row)}
     flat = context.pictures.reshape(-1, *context.pictures.shape[2:])
-    places: dict[bytes, int] = {}
-    index = [places.setdefault(p.tobytes(), len(places)) for p in flat]
-    _, firsts = np.unique(index, return_index=True)
+    firsts, index = reward.distinct(flat)
     seen = parse_picture.parse_all(flat[firsts])
     known: dict[tuple[int, str, int], float] = {}
     values = np.zeros(context.shape, np.float32)
@@ -152,7 +141,7 @@ class FormatReward:
 
   def __call__(self, context: reward.Context, /) -> np.ndarray:
     """Return float32[B, R] in [0, 1]."""
-    return _of_texts(_texts(context, self.text_view), self._value)
+    return _of_texts(context.viewed(self.text_view), self._value)
 
   def _value(self, text: str) -> float:
     if self.pattern is None:
@@ -193,7 +182,7 @@ class LengthReward:
 
   def __call__(self, context: reward.Context, /) -> np.ndarray:
     """Return float32[B, R] in [0, 1]."""
-    return _of_texts(_texts(context, self.text_view), self._value)
+    return _of_texts(context.viewed(self.text_view), self._value)
 
   def _value(self, text: str) -> float:
     num = len(text.split())
