@@ -3,9 +3,10 @@
   python -m experiments.reproduce --workdir=DIR
 
 Part a trains and decodes in parallel and in sequence (tables 3 and 10), part b
-reinforces along the trajectory and its end alone (table 4); --parts=a,b,c,d,f,g
-adds the units of credit (table 5), the weights of the loss (table 9), a CLIP as
-the reward, which --clip names, and g a training that cures what part a shows.
+reinforces along the trajectory and its end alone (table 4); --parts adds c, the
+units of credit (table 5), d, the weights of the loss (table 9), e, thinking and
+not thinking (table 1), f, a CLIP as the reward, which --clip names, g, what
+else brings text and picture together, and h, part b decoded with more steps.
 DIR/report.html is the result, and DIR/report.md its tables. The same command
 goes on where it was killed.
 

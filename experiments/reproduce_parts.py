@@ -62,9 +62,10 @@ class Part:
     pairs: differences that matter, first minus second.
     claims: what they are held against.
     curves: trainings whose curves are shown.
-    paper: the paper's own figures: a header and rows.
+    paper: the paper's own figures: a header and rows; may be empty.
     paper_note: what they are of.
     is_single_seed: whether one seed is all it gets at any scale.
+    by_category: whether edits are told apart by category, not by choice.
   """
 
   title: str
@@ -72,9 +73,10 @@ class Part:
   pairs: tuple[Pair, ...]
   claims: tuple[Claim, ...]
   curves: tuple[str, ...]
-  paper: tuple[tuple[str, ...], ...]
-  paper_note: str
+  paper: tuple[tuple[str, ...], ...] = ()
+  paper_note: str = ""
   is_single_seed: bool = False
+  by_category: bool = False
 
   def seeds_of(self, system: System, scale: runs.Scale) -> tuple[int, ...]:
     """Return the seeds that a system is trained from; one if shipped."""
@@ -95,10 +97,12 @@ _PARALLEL = System("sft_parallel", "parallel")
 _SEMI_PARALLEL = System("sft_parallel", "semi_parallel")
 _SEQUENTIAL = System("sft_parallel", "sequential")
 _ALL_SEQUENTIAL = System("sft_sequential", "sequential")
-_SFT_CURES = _systems(
-  ("sft_parallel",), "parallel_32", "parallel_64", "text_first"
+_CURES = (
+  *_systems(("sft_parallel",), "parallel_32", "parallel_64", "text_first"),
+  System("sft_mixed", "parallel"),
 )
-_MIXED = System("sft_mixed", "parallel")
+_THINKING = System("sft_both_ways", "sequential")
+_NOT_THINKING = System("sft_both_ways", "picture_first")
 _RL = ("rl_pararl", "rl_output_level", "rl_final_on_states")
 _UNITS = (
   *(f"rl_stratified_{num}" for num in (1, 2, 3, 4)),
@@ -145,7 +149,6 @@ def _rl_claims() -> tuple[Claim, ...]:
       "states.",
       (_PARARL, System("rl_final_on_states", "parallel")),
     ),
-    *_lift("parallel_64", ", decoded in 64 steps"),
   )
 
 
@@ -157,15 +160,12 @@ PARTS = {
         ("sft_parallel", "sft_sequential"),
         *("parallel", "semi_parallel", "sequential"),
       ),
-      *_SFT_CURES,
     ),
     pairs=(
       (_PARALLEL, _ALL_SEQUENTIAL),
       (_PARALLEL, _SEMI_PARALLEL),
       (_PARALLEL, _SEQUENTIAL),
       (_SEMI_PARALLEL, _SEQUENTIAL),
-      *_against(_SFT_CURES, _PARALLEL),
-      *_against(_SFT_CURES, _ALL_SEQUENTIAL),
     ),
     claims=(
       Claim(
@@ -180,27 +180,15 @@ PARTS = {
         (_PARALLEL, _SEQUENTIAL),
         paper=5.7,
       ),
-      Claim(
-        "Semi-parallel decoding lies between: parallel is ahead of it (table "
-        "10).",
-        (_PARALLEL, _SEMI_PARALLEL),
-        paper=2.3,
-      ),
-      Claim(
-        "Semi-parallel decoding lies between: it is ahead of sequential "
-        "(table 10).",
-        (_SEMI_PARALLEL, _SEQUENTIAL),
-        paper=3.4,
-      ),
       *(
         Claim(
-          f"A cure: {cure.label}, is {what}.",
-          (cure, other),
+          f"Semi-parallel decoding lies between: {what} (table 10).",
+          pair,
+          paper=lead,
         )
-        for cure in _SFT_CURES
-        for what, other in (
-          ("better than parallel training and decoding", _PARALLEL),
-          ("ahead of sequential training and decoding", _ALL_SEQUENTIAL),
+        for what, pair, lead in (
+          ("parallel is ahead of it", (_PARALLEL, _SEMI_PARALLEL), 2.3),
+          ("it is ahead of sequential", (_SEMI_PARALLEL, _SEQUENTIAL), 3.4),
         )
       ),
     ),
@@ -218,16 +206,10 @@ PARTS = {
   ),
   "b": Part(
     title="Reinforcement along the trajectory and of its end",
-    systems=(
-      *_systems((runs.SHIPPED, *_RL), "parallel"),
-      *_systems((runs.SHIPPED, "rl_pararl"), "parallel_64"),
-    ),
-    pairs=(
-      *(
-        (_PARARL, System(other, "parallel"))
-        for other in (runs.SHIPPED, "rl_output_level", "rl_final_on_states")
-      ),
-      (System("rl_pararl", "parallel_64"), System(runs.SHIPPED, "parallel_64")),
+    systems=_systems((runs.SHIPPED, *_RL), "parallel"),
+    pairs=tuple(
+      (_PARARL, System(other, "parallel"))
+      for other in (runs.SHIPPED, "rl_output_level", "rl_final_on_states")
     ),
     claims=_rl_claims(),
     curves=_RL,
@@ -270,17 +252,16 @@ PARTS = {
       (_PARALLEL, System("sft_both_inv_t", "parallel")),
       (_PARALLEL, System("sft_both_one", "parallel")),
     ),
-    claims=(
+    claims=tuple(
       Claim(
-        "Text 1/t and image 1 is better than both 1/t (table 9).",
-        (_PARALLEL, System("sft_both_inv_t", "parallel")),
-        paper=3.5,
-      ),
-      Claim(
-        "Text 1/t and image 1 is better than both 1 (table 9).",
-        (_PARALLEL, System("sft_both_one", "parallel")),
-        paper=2.8,
-      ),
+        f"Text 1/t and image 1 is better than both {weight} (table 9).",
+        (_PARALLEL, System(model, "parallel")),
+        paper=lead,
+      )
+      for weight, model, lead in (
+        ("1/t", "sft_both_inv_t", 3.5),
+        ("1", "sft_both_one", 2.8),
+      )
     ),
     curves=_WEIGHTS,
     paper=(
@@ -293,25 +274,59 @@ PARTS = {
     "weights of the last row.",
     is_single_seed=True,
   ),
+  "e": Part(
+    title="Thinking first against drawing at once, one model",
+    systems=(_THINKING, _NOT_THINKING, _PARALLEL),
+    pairs=((_THINKING, _NOT_THINKING), (_PARALLEL, _NOT_THINKING)),
+    claims=tuple(
+      Claim(
+        f"Thinking first makes the pictures of one model better: {what}.",
+        (_THINKING, _NOT_THINKING),
+        metric=metric,
+      )
+      for what, metric in (
+        ("more of what was asked for is in them", "image_alignment"),
+        ("more of them are right in all", "solved"),
+        ("more of the input is kept", "image_consistency"),
+      )
+    ),
+    curves=("sft_both_ways",),
+    paper=(
+      ("table 1", "without thinking", "thinking", "difference"),
+      ("temporal", "72.3", "75.6", "+3.3"),
+      ("general", "68.9", "71.4", "+2.5"),
+      ("causal", "70.1", "67.2", "-2.9"),
+      ("knowledge", "74.5", "76.8", "+2.3"),
+      ("spatial", "69.8", "65.0", "-4.8"),
+    ),
+    paper_note="Bagel, 14B, which thinks first and then draws; pictures judged "
+    "by GPT-4.1.",
+    is_single_seed=True,
+    by_category=True,
+  ),
   "g": Part(
-    title="Parallel training with rows that keep one modality clean",
-    systems=(_PARALLEL, _ALL_SEQUENTIAL, _MIXED),
-    pairs=((_MIXED, _PARALLEL), (_MIXED, _ALL_SEQUENTIAL)),
-    claims=(
-      Claim(
-        "A cure: with clean rows, parallel training brings text and picture "
-        "together better than without.",
-        (_MIXED, _PARALLEL),
-      ),
-      Claim(
-        "A cure: with clean rows, parallel training is ahead of sequential "
-        "training and decoding.",
-        (_MIXED, _ALL_SEQUENTIAL),
-      ),
+    title="What brings text and picture together without reinforcement",
+    systems=(_PARALLEL, _ALL_SEQUENTIAL, *_CURES),
+    pairs=(*_against(_CURES, _PARALLEL), *_against(_CURES, _ALL_SEQUENTIAL)),
+    claims=tuple(
+      Claim(f"A cure: {cure.label}, is {what}.", (cure, other))
+      for cure in _CURES
+      for what, other in (
+        ("better than parallel training and decoding", _PARALLEL),
+        ("ahead of sequential training and decoding", _ALL_SEQUENTIAL),
+      )
     ),
     curves=("sft_parallel", "sft_sequential", "sft_mixed"),
-    paper=(),
-    paper_note="Not in the paper.",
+    is_single_seed=True,
+  ),
+  "h": Part(
+    title="Reinforced with 16 steps, decoded one token a step",
+    systems=_systems((runs.SHIPPED, "rl_pararl"), "parallel_64"),
+    pairs=(
+      (System("rl_pararl", "parallel_64"), System(runs.SHIPPED, "parallel_64")),
+    ),
+    claims=_lift("parallel_64", ", decoded in 64 steps"),
+    curves=("rl_pararl",),
     is_single_seed=True,
   ),
   "f": Part(
@@ -328,8 +343,6 @@ PARTS = {
       ),
     ),
     curves=("rl_pararl", "rl_clip"),
-    paper=(),
-    paper_note="The paper's reward is a CLIP; it has no exact one.",
     is_single_seed=True,
   ),
 }

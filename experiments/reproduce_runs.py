@@ -39,7 +39,7 @@ class Scale:
 
   num_seeds: int = 3
   sft_steps: int = 1_500
-  rl_iterations: int = 60
+  rl_iterations: int = 150
   num_prompts: int = 2_000
   sft_examples: int = 60_000
   rl_examples: int = 8_000
@@ -113,6 +113,11 @@ TRAININGS = {
     "parallel training with clean rows",
     rows=dict(clean_text=0.3, clean_image=0.15),
   ),
+  # Its picture is asked for beside the whole text and beside none.
+  "sft_both_ways": _sft(
+    "training with and without thinking",
+    rows=dict(clean_text=0.375, absent_text=0.375, absent_image=0.25),
+  ),
   "sft_both_inv_t": _sft(
     "weights: both 1/t", text_weight="inv_t", image_weight="inv_t"
   ),
@@ -177,6 +182,7 @@ DECODINGS = {
   "parallel": Decoding("parallel decoding"),
   "semi_parallel": Decoding("semi-parallel decoding", "semi_parallel"),
   "sequential": Decoding("sequential decoding", "sequential"),
+  "picture_first": Decoding("drawn without thinking", "picture_first"),
   "parallel_32": Decoding("parallel, 32 steps", num_steps=32),
   # MICRO has 64 tokens to fill: one a step.
   "parallel_64": Decoding("parallel, 64 steps", num_steps=64),

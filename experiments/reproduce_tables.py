@@ -79,14 +79,24 @@ class Measured:
 
 
 def members(
-  examples: Sequence[rules.Example],
+  examples: Sequence[rules.Example], *, by_category: bool = False
 ) -> dict[str, np.ndarray]:
-  """Return bool[N], which prompts are in each of GROUPS; none is empty."""
+  """Return bool[N], which prompts are in each of GROUPS; none is empty.
+
+  Args:
+    examples: N, the prompts.
+    by_category: edits by category in the place of edits by choice.
+  """
   every = {
     ALL: np.ones(len(examples), bool),
     **benchmark.groups(examples),
+    **{
+      name: np.asarray([example.category == name for example in examples])
+      for name in rules.EDIT_CATEGORIES
+    },
   }
-  return {name: every[name] for name in GROUPS if name in every}
+  names = (ALL, *rules.EDIT_CATEGORIES) if by_category else GROUPS
+  return {name: every[name] for name in names if np.any(every.get(name, False))}
 
 
 def measure(
@@ -109,7 +119,8 @@ def measure(
   num_seeds = max(len(array) for array in points.values())
   means: dict[str, dict[parts_lib.System, Row]] = {}
   leads: dict[str, dict[parts_lib.Pair, Row]] = {}
-  for group, which in members(examples).items():
+  groups = members(examples, by_category=part.by_category)
+  for group, which in groups.items():
     resamples = bootstrap.draw(
       num_seeds, int(which.sum()), num_resamples=num_resamples
     )

@@ -270,7 +270,7 @@ def sft_loss(
     valid: bool[B, P].
     answer: int[B, A], clean.
     corrupted: int[B, A], with masks.
-    asked: bool[B], rows whose picture is asked for; default: all.
+    asked: by modality bool[B], rows that are asked for it; default: all.
   """
   codes = layout.grid[0] * layout.grid[1]
   size = len(answer)
@@ -290,9 +290,7 @@ def sft_loss(
     for modality, where in places.items():
       first, last = columns[modality]
       hidden = [i for i in where if corrupted[row, i] == vocab.mask_id]
-      if not hidden or (
-        modality == "image" and not (asked is None or asked[row])
-      ):
+      if not hidden or not (asked is None or asked[modality][row]):
         continue
       name = getattr(config, f"{modality}_weight")
       weight = row_weight(name, len(hidden), len(where), modality)
@@ -300,7 +298,10 @@ def sft_loss(
         logp = log_softmax(logits[i, first:last])
         sums[modality] -= weight * logp[answer[row, i] - first]
   rows = config.rows
-  noised = (1.0 - rows.clean_text, 1.0 - rows.clean_image - rows.absent_image)
+  noised = (
+    1.0 - rows.clean_text - rows.absent_text,
+    1.0 - rows.clean_image - rows.absent_image,
+  )
   text = sums["text"] / (size * noised[0] * layout.text_len)
   image = sums["image"] / (size * noised[1] * codes)
   return config.text_coef * text + config.image_coef * image, text, image

@@ -12,7 +12,8 @@ objects have their whole mention in view ((1 - t)^4 for four words), so what
 binds words to places shows seldom; beside a clean partner it always does.
 
 Training for sequential decoding noises one modality at a time: the text beside
-a picture that is not there yet, the picture beside the whole text.
+a picture that is not there yet, the picture beside the whole text. Training to
+draw without thinking noises the picture beside a text that is not there.
 
 Source: arXiv 2511.09611 eq. 2 and table 3 (sequential training); arXiv
 2107.00630 appendix I (stratified times).
@@ -39,6 +40,7 @@ class RowRates:
     clean_image: keep their whole picture and lose text only.
     absent_image: hide the whole picture and are not asked for it; their text
       is noised.
+    absent_text: likewise for the text.
 
   Raises:
     ValueError: if a rate is negative, or a modality would never be noised.
@@ -47,6 +49,7 @@ class RowRates:
   clean_text: float = 0.0
   clean_image: float = 0.0
   absent_image: float = 0.0
+  absent_text: float = 0.0
 
   def __post_init__(self) -> None:
     rates = dataclasses.astuple(self)
@@ -63,7 +66,7 @@ class RowRates:
   @property
   def noised_text(self) -> float:
     """Share of rows that are asked for text."""
-    return 1.0 - self.clean_text
+    return 1.0 - self.clean_text - self.absent_text
 
   @property
   def noised_image(self) -> float:
@@ -81,7 +84,8 @@ class Corrupted:
 
   Attributes:
     answer: int32[B, A], with `mask_id` at the hidden positions.
-    text_mask: bool[B, T], text positions to predict.
+    text_mask: bool[B, T], text positions to predict; none where the
+      whole text is hidden as absent.
     image_mask: bool[B, N], picture positions to predict; none where the whole
       picture is hidden as absent.
     time: float32[B], in (0, 1].
@@ -160,33 +164,25 @@ def corrupt(
   # Shuffled, so that no place in the batch always gets the late times.
   stratum = jax.random.permutation(key_row, batch_size)
   time = (stratum + jitter) / batch_size
+  # Which of the kinds a row is: in the order of the fields, then noised.
+  rates = jnp.asarray(dataclasses.astuple(rows))
   draw = jax.random.uniform(key_clean, (batch_size,))
-  is_text_clean = draw < rows.clean_text
-  not_asked = rows.clean_text + rows.clean_image
-  is_image_clean = ~is_text_clean & (draw < not_asked)
-  is_image_absent = (draw >= not_asked) & (draw < not_asked + rows.absent_image)
-  masks = []
-  for key_hide, prob, is_clean, index in (
-    (key_text, text_mask_prob(time), is_text_clean, layout.text_index),
-    (
-      key_image,
-      image_mask_prob(time),
-      is_image_clean | is_image_absent,
-      layout.image_index,
-    ),
+  kind = jnp.searchsorted(jnp.cumsum(rates), draw, side="right")
+  kinds = {f.name: kind == i for i, f in enumerate(dataclasses.fields(rows))}
+  masks = {}
+  noisy = answer
+  for name, key_hide, prob, index in (
+    ("text", key_text, text_mask_prob(time), layout.text_index),
+    ("image", key_image, image_mask_prob(time), layout.image_index),
   ):
     length = len(index)
     count = jnp.clip(jnp.ceil(prob * length), 1, length)
-    count = jnp.where(is_clean, 0, count)
-    masks.append(_hide(key_hide, count.astype(jnp.int32), length))
-  text_mask, image_mask = masks
-  noisy = answer
-  for mask, index in (
-    (text_mask, layout.text_index),
-    (image_mask | is_image_absent[:, None], layout.image_index),
-  ):
-    hidden = jnp.where(mask, mask_id, answer[:, index])
+    is_absent = kinds[f"absent_{name}"]
+    count = jnp.where(kinds[f"clean_{name}"] | is_absent, 0, count)
+    masks[name] = _hide(key_hide, count.astype(jnp.int32), length)
+    is_hidden = masks[name] | is_absent[:, None]
+    hidden = jnp.where(is_hidden, mask_id, answer[:, index])
     noisy = noisy.at[:, index].set(hidden)
   return Corrupted(
-    answer=noisy, text_mask=text_mask, image_mask=image_mask, time=time
+    answer=noisy, text_mask=masks["text"], image_mask=masks["image"], time=time
   )

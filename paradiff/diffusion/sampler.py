@@ -39,6 +39,7 @@ def schedule_of(
       num_image_steps=config.num_image_steps,
       start_rate=config.image_start_rate,
       open_end=quirks.open_end,
+      end=config.image_end,
     ),
     text_left=schedule_lib.text_table(
       num_steps=num_steps,
@@ -47,6 +48,7 @@ def schedule_of(
       rate=config.text_schedule,
       power=config.schedule_power,
       counts=quirks.text_counts,
+      start=config.text_start,
     ),
     image_left=schedule_lib.image_table(
       num_steps=num_steps,
@@ -55,6 +57,7 @@ def schedule_of(
       power=config.schedule_power,
       counts=quirks.image_counts,
       start=0 if config.decoding == "parallel" else config.image_start,
+      end=config.image_end,
     ),
     idle_steps=quirks.idle_steps,
   )

@@ -111,6 +111,7 @@ def text_table(
   rate: str = "linear",
   power: float = 2.0,
   counts: str = "exact",
+  start: int = 0,
 ) -> np.ndarray:
   """Return int64[S, T + 1]: text that stays masked after each step.
 
@@ -121,11 +122,12 @@ def text_table(
     rate: one of MASK_RATES.
     power: exponent of "pow".
     counts: one of TEXT_COUNTS; how a linear schedule is rounded.
+    start: the step, below S, at which the text's clock begins.
 
   Raises:
     ValueError: if `rate` or `counts` is unknown.
   """
-  step = np.arange(num_steps)[:, None]
+  step = np.maximum(np.arange(num_steps)[:, None] - start, -1)
   total = np.arange(text_len + 1)[None, :]
   done = np.minimum(step + 1, text_steps)
   match counts:
@@ -151,6 +153,7 @@ def image_table(
   power: float = 2.0,
   counts: str = "initial",
   start: int = 0,
+  end: int | None = None,
 ) -> np.ndarray:
   """Return int64[S, N + 1]: picture tokens that stay masked after each step.
 
@@ -161,12 +164,14 @@ def image_table(
     power: exponent of "pow".
     counts: one of IMAGE_COUNTS, what the rate is a share of.
     start: the step, below S, at which the picture's clock begins.
+    end: the step by which it is complete; None for S.
 
   Raises:
     ValueError: if `rate` or `counts` is unknown.
   """
-  done = np.maximum(np.arange(1, num_steps + 1)[:, None] - start, 0)
-  own_steps = num_steps - start
+  own_steps = (num_steps if end is None else end) - start
+  done = np.arange(1, num_steps + 1)[:, None] - start
+  done = np.clip(done, 0, own_steps)
   total = np.arange(image_len + 1)[None, :]
   if counts == "initial":
     share = mask_rate(rate, 1.0 - done / own_steps, power=power)
@@ -189,12 +194,14 @@ def image_steps(
   num_image_steps: int,
   start_rate: float,
   open_end: bool = False,
+  end: int | None = None,
 ) -> np.ndarray:
   """Return the steps at which the picture is updated, ascending int64[J'].
 
-  J evenly spaced points from `int(start_rate * S)` to S - 1, rounded;
+  J evenly spaced points from `int(start_rate * S)` to `end` - 1, rounded;
   duplicates collapse, so J' <= J. The last step is always one of them, unless
-  `open_end` leaves a single point where it is, at the start.
+  `open_end` leaves a single point where it is, at the start. `end` is S if it
+  is None.
 
   Raises:
     ValueError: if a count is not positive or a rate leaves [0, 1).
@@ -204,11 +211,10 @@ def image_steps(
       "num_steps and num_image_steps must be positive and start_rate in "
       f"[0, 1), got {num_steps=} {num_image_steps=} {start_rate=}"
     )
-  points = np.linspace(
-    int(start_rate * num_steps), num_steps - 1, num_image_steps
-  )
+  last = (num_steps if end is None else end) - 1
+  points = np.linspace(int(start_rate * num_steps), last, num_image_steps)
   if not open_end:
-    points[-1] = num_steps - 1  # also where one point is all there is
+    points[-1] = last  # also where one point is all there is
   return np.unique(np.rint(points).astype(np.int64))
 
 

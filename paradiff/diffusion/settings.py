@@ -6,13 +6,14 @@ be looked at alone.
 """
 
 import dataclasses
+from typing import Self
 
 from paradiff.diffusion import guidance
 from paradiff.diffusion import schedule
 
 CONFIDENCES = ("probability", "margin", "entropy", "random")
 LEFTOVERS = ("none", "random", "proposed")
-DECODINGS = ("parallel", "semi_parallel", "sequential")
+DECODINGS = ("parallel", "semi_parallel", "sequential", "picture_first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +118,13 @@ class SamplerConfig:
     decoding: "parallel": text and picture fall on one clock. Otherwise the
       picture's schedule runs over the steps from `image_start_rate` on, and
       the text is alone before it: "sequential" completes it there,
-      "semi_parallel" goes on beside the picture.
+      "semi_parallel" goes on beside the picture. "picture_first" draws
+      without having thought: the picture is complete at `text_start_rate`,
+      and the text begins there.
     num_image_steps: steps at which the picture is updated.
     image_start_rate: share of the clock before the first of them.
+    text_start_rate: share of the clock before the first word, of
+      "picture_first" alone.
     text_end_rate: share of the clock by which the text is complete; below 1
       the last picture steps see all of it, which settles free choices.
     text_schedule: how the masked share of the text falls, one of
@@ -148,6 +153,7 @@ class SamplerConfig:
   decoding: str = "parallel"
   num_image_steps: int = 16
   image_start_rate: float = 0.25
+  text_start_rate: float = 0.0
   text_end_rate: float = 1.0
   text_schedule: str = "linear"
   image_schedule: str = "cosine"
@@ -191,10 +197,22 @@ class SamplerConfig:
       num_image_steps=self.num_image_steps,
       start_rate=self.image_start_rate,
     )
-    schedule.num_text_steps(
+    last = schedule.num_text_steps(
       num_steps=self.num_steps, text_end_rate=self.text_end_rate
     )
     _check_all("decoding", (self.decoding,), DECODINGS)
+    if self.decoding == "picture_first":
+      if not self.image_start < self.text_start < last:
+        raise ValueError(
+          "picture_first must begin the picture, then the text, then end it, "
+          f"got {self.image_start_rate=} {self.text_start_rate=} "
+          f"{self.text_end_rate=} of {self.num_steps=}"
+        )
+    elif self.text_start_rate != 0.0:
+      raise ValueError(
+        "text_start_rate must be 0 unless the decoding is picture_first, got "
+        f"{self.text_start_rate=} {self.decoding=}"
+      )
     if self.decoding == "sequential" and self.image_start == 0:
       raise ValueError(
         "sequential decoding must leave the text a step before the picture, "
@@ -207,24 +225,40 @@ class SamplerConfig:
     return int(self.image_start_rate * self.num_steps)
 
   @property
+  def image_end(self) -> int:
+    """The step by which the picture is complete."""
+    is_first = self.decoding == "picture_first"
+    return self.text_start if is_first else self.num_steps
+
+  @property
+  def text_start(self) -> int:
+    """The first step at which text may be committed."""
+    return int(self.text_start_rate * self.num_steps)
+
+  @property
   def text_steps(self) -> int:
     """The steps that the text takes."""
     if self.decoding == "sequential":
       return self.image_start
-    return schedule.num_text_steps(
+    end = schedule.num_text_steps(
       num_steps=self.num_steps, text_end_rate=self.text_end_rate
     )
+    return end - self.text_start
 
-  def decoded(
-    self, decoding: str, *, image_start_rate: float = 0.5
-  ) -> "SamplerConfig":
+  def decoded(self, decoding: str, *, start_rate: float = 0.5) -> Self:
     """Return these settings with another decoding, as in table 10 of the paper.
 
-    The text is alone for the first half of the clock. Parallel decoding keeps
-    the rates that it has.
+    What comes first is alone up to `start_rate` of the clock. Parallel
+    decoding keeps the rates that it has.
     """
+    image_start_rate, text_start_rate = start_rate, 0.0
     if decoding == "parallel":
-      return dataclasses.replace(self, decoding=decoding)
+      image_start_rate = self.image_start_rate
+    elif decoding == "picture_first":
+      image_start_rate, text_start_rate = 0.0, start_rate
     return dataclasses.replace(
-      self, decoding=decoding, image_start_rate=image_start_rate
+      self,
+      decoding=decoding,
+      image_start_rate=image_start_rate,
+      text_start_rate=text_start_rate,
     )

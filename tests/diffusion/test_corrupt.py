@@ -124,6 +124,21 @@ def test_sequential_rows_noise_one_modality_and_see_no_later_one():
   np.testing.assert_array_equal(words[image], given[image])
 
 
+def test_rows_without_a_text_noise_the_picture_beside_masks_alone():
+  rows = corrupt.RowRates(clean_text=0.3, absent_image=0.3, absent_text=0.4)
+  answer, got = _many(toy.LAYOUT, 8, 500, rows=rows)
+  text, image = got.text_mask.any(axis=-1), got.image_mask.any(axis=-1)
+  np.testing.assert_array_equal(text, ~image)
+  words = got.answer[..., toy.LAYOUT.text_index]
+  is_absent = (words == MASK).all(axis=-1) & ~text
+  # 4,000 rows: a deviation is 0.008.
+  assert abs(is_absent.mean() - 0.4) < 0.03
+  assert abs(text.mean() - 0.3) < 0.03
+  given = np.broadcast_to(answer[:, toy.LAYOUT.text_index], words.shape)
+  has_words = image & ~is_absent
+  np.testing.assert_array_equal(words[has_words], given[has_words])
+
+
 @pytest.mark.parametrize(
   "rates",
   [
@@ -131,6 +146,7 @@ def test_sequential_rows_noise_one_modality_and_see_no_later_one():
     {"clean_text": 1.0},
     {"clean_image": 1.0},
     {"clean_image": 0.5, "absent_image": 0.5},
+    {"clean_text": 0.5, "absent_text": 0.5},
     {"clean_text": 0.6, "clean_image": 0.6},
   ],
   ids=str,

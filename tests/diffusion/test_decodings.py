@@ -1,4 +1,4 @@
-"""Parallel, semi-parallel and sequential decoding (table 10 of the paper)."""
+"""The orders of decoding (table 10 of the paper), and the picture first."""
 
 import dataclasses
 
@@ -38,6 +38,9 @@ def test_counts_hand_worked():
   text, left = _counts("semi_parallel")
   assert text == dict.fromkeys(range(8), 1)
   assert left == own
+  text, left = _counts("picture_first")
+  assert text == {0: 0, 1: 0, 2: 0, 3: 0, 4: 2, 5: 2, 6: 2, 7: 2}
+  assert left == {step - 4: count for step, count in own.items()}
   _, left = _counts("parallel")
   # On the shared clock the picture of the fifth step has 3/8 of the time left.
   assert left[4] == int(16 * np.sin(np.pi / 2 * 3 / 8))
@@ -54,10 +57,32 @@ def test_a_run_keeps_the_order_of_its_decoding(decoding):
   assert (row < 6).all()
   if decoding == "sequential":
     assert text.max() < 3 <= image.min()
+  elif decoding == "picture_first":
+    assert image.max() < 3 <= text.min()
   elif decoding == "semi_parallel":
     assert image.min() >= 3 and text.min() < 3 < text.max()
   else:
     assert image.min() == 0 and text.max() == 4  # five words, six steps
+
+
+def test_a_picture_drawn_first_has_not_seen_a_word():
+  # Other words are proposed, and the picture is the same.
+  config = dataclasses.replace(
+    toy_runs.SAMPLED, num_steps=6, num_image_steps=3
+  ).decoded("picture_first")
+  hot = dataclasses.replace(config, text_temperature=9.0)
+  one, other = (np.asarray(toy_runs.run(c).tokens)[0] for c in (config, hot))
+  image, text = toy.LAYOUT.image_index, toy.LAYOUT.text_index
+  np.testing.assert_array_equal(one[image], other[image])
+  assert (one[text] != other[text]).any()
+
+
+def test_going_back_to_parallel_leaves_nothing_behind():
+  for decoding in settings.DECODINGS:
+    there = CONFIG.decoded(decoding, start_rate=CONFIG.image_start_rate)
+    if decoding != "picture_first":  # which has no start of the picture
+      assert there.decoded("parallel") == CONFIG
+    assert there.decoded("parallel").text_start == 0
 
 
 def test_bad_decodings_are_refused():
@@ -65,3 +90,14 @@ def test_bad_decodings_are_refused():
     settings.SamplerConfig(decoding="backwards")
   with pytest.raises(ValueError, match="leave the text a step"):
     settings.SamplerConfig(decoding="sequential", image_start_rate=0.0)
+  for rates in (
+    dict(),
+    dict(text_start_rate=0.1),  # no step of four
+    dict(image_start_rate=0.5, text_start_rate=0.5),
+    dict(text_start_rate=0.5, text_end_rate=0.5),
+  ):
+    fields = dict(image_start_rate=0.0, num_steps=4, num_image_steps=2) | rates
+    with pytest.raises(ValueError, match="picture_first must begin"):
+      settings.SamplerConfig(decoding="picture_first", **fields)
+  with pytest.raises(ValueError, match="text_start_rate must be 0 unless"):
+    settings.SamplerConfig(text_start_rate=0.5)

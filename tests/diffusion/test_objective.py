@@ -34,6 +34,9 @@ CLEAN = dataclasses.replace(
   BASE, rows=corrupt.RowRates(clean_text=0.3, clean_image=0.4)
 )
 SEQUENTIAL = dataclasses.replace(BASE, rows=corrupt.SEQUENTIAL)
+BOTH_ABSENT = dataclasses.replace(
+  BASE, rows=corrupt.RowRates(absent_text=0.4, absent_image=0.4)
+)
 _FAST = {"xla_backend_optimization_level": 0}
 KEY = jax.random.key(7)  # drops two prompts and three pictures of eight
 
@@ -76,8 +79,8 @@ def _corrupted(config, condition, answer, key=KEY):
 
 @pytest.mark.parametrize(
   "config",
-  [*WEIGHTED, CLEAN, SEQUENTIAL],
-  ids=["paper", *"123", "clean", "sequential"],
+  [*WEIGHTED, CLEAN, SEQUENTIAL, BOTH_ABSENT],
+  ids=["paper", *"123", "clean", "sequential", "both absent"],
 )
 def test_sft_loss_equals_the_numpy_oracle(config):
   condition, answer = _batch()
@@ -94,7 +97,10 @@ def test_sft_loss_equals_the_numpy_oracle(config):
     np.asarray(dropped.valid),
     np.asarray(answer),
     np.asarray(noisy.answer),
-    np.asarray(noisy.image_mask).any(axis=1),
+    dict(
+      text=np.asarray(noisy.text_mask).any(axis=1),
+      image=np.asarray(noisy.image_mask).any(axis=1),
+    ),
   )
   assert loss == pytest.approx(total, rel=1e-5)
   assert metrics["train/loss_text"] == pytest.approx(text, rel=1e-5)

@@ -133,9 +133,9 @@ def test_each_training_and_each_answer_is_done_once(finished):
   names += ("rl_output_level", "rl_final_on_states")
   assert trained == {f"{name}_{seed}" for name in names for seed in (0, 1)}
   answered = set(stub.asked) - trained
-  # 9 systems of part a and 4 of b from two seeds each, the shipped one twice.
-  assert len(answered) == 2 * (9 + 4) + 2
-  assert {d for n, d in answered if n == "micro"} == {"parallel", "parallel_64"}
+  # 6 systems of part a and 3 of b from two seeds each, the shipped one once.
+  assert len(answered) == 2 * (6 + 3) + 1
+  assert {d for n, d in answered if n == "micro"} == {"parallel"}
 
 
 @pytest.mark.parametrize("killed_at", [1, 5])
@@ -175,7 +175,7 @@ def test_a_model_whose_writing_was_cut_short_is_trained_again(tmp_path):
   assert stub.asked == {"sft_parallel_0": 1}
 
 
-def test_results_of_other_settings_are_refused(finished):
+def test_results_of_other_settings_are_refused(tmp_path, finished):
   root, _ = finished
   longer = dataclasses.replace(SCALE, sft_steps=41)
   with pytest.raises(ValueError, match=r"num_steps: 40, here 41"):
@@ -188,7 +188,9 @@ def test_results_of_other_settings_are_refused(finished):
     stages.load(run_of(root, scale=slower), system, 0)
   # A decoding with steps of its own is as it was.
   own = parts_lib.System("sft_parallel", "parallel_64")
-  stages.load(run_of(root, scale=slower), own, 0)
+  answering = run_of(tmp_path, Stub().work)
+  stages.do_answers(answering, own, 0, model="micro")
+  stages.load(run_of(tmp_path, scale=slower), own, 0)
 
 
 def test_damaged_answers_are_named(tmp_path):
@@ -244,7 +246,7 @@ def test_the_report_has_every_table_and_difference(finished):
     for claim in part.claims:
       assert claim.text in text
   # Rows of pictures: every system, and twice the input and an answer.
-  assert len(re.findall("<tr><th>[^<]", page)) == 9 + 6 + 2 * 2
+  assert len(re.findall("<tr><th>[^<]", page)) == 6 + 4 + 2 * 2
   assert "| num prompts | 18 |" in text
 
 
@@ -355,6 +357,40 @@ def test_every_claim_rests_on_a_difference_that_is_shown():
     assert set(part.curves) <= {system.model for system in part.systems}
 
 
+def test_edits_are_told_apart_by_category_where_a_part_asks_for_it():
+  part = parts_lib.PARTS["e"]
+  rng = np.random.default_rng(0)
+  shape = (1, len(EXAMPLES), len(score.METRICS))
+  scores = {system: rng.uniform(size=shape) for system in part.systems}
+  measured = tables_lib.measure(part, scores, EXAMPLES, num_resamples=50)
+  assert tuple(measured.means) == (tables_lib.ALL, *rules.EDIT_CATEGORIES)
+  column = score.METRICS.index("image_alignment")
+  for name in rules.EDIT_CATEGORIES:
+    which = [i for i, e in enumerate(EXAMPLES) if e.category == name]
+    for system in part.systems:
+      mean = measured.means[name][system]["image_alignment"].mean
+      assert mean == pytest.approx(
+        100 * scores[system][0, which, column].mean()
+      )
+  finding = tables_lib.findings(part, measured)[0]
+  assert all(f"on {name}" in finding.text for name in rules.EDIT_CATEGORIES)
+
+
+def test_thinking_and_not_thinking_are_one_model_in_two_orders():
+  part = parts_lib.PARTS["e"]
+  (pair,) = {claim.pair for claim in part.claims}
+  assert [s.model for s in pair] == ["sft_both_ways"] * 2
+  thinking, not_thinking = (
+    runs.DECODINGS[s.decoding].sampler(variants.MICRO.sampler, decode_steps=16)
+    for s in pair
+  )
+  # As many steps for the picture, after all of the text or before any of it.
+  assert thinking.text_steps == thinking.image_start == 8
+  assert not_thinking.image_end == not_thinking.text_start == 8
+  rows = runs.TRAININGS["sft_both_ways"].changes["loss.rows"]
+  assert rows["clean_text"] == rows["absent_text"]
+
+
 def test_held_out_prompts_are_new_and_in_proportion():
   examples = prompts_lib.held_out(600)
   assert examples == prompts_lib.held_out(600)
@@ -379,8 +415,8 @@ def test_a_category_without_more_prompts_leaves_its_share_to_its_kind():
 
 def test_what_is_wrong_is_refused_before_anything_is_spent(tmp_path):
   stub = Stub(killed_at=0)
-  with pytest.raises(ValueError, match=r"parts must be of .*'a', 'b'.*'e'"):
-    go(tmp_path, stub, ("a", "e"))
+  with pytest.raises(ValueError, match=r"parts must be of .*'a', 'b'.*'x'"):
+    go(tmp_path, stub, ("a", "x"))
   with pytest.raises(ValueError, match="parts must be of"):
     go(tmp_path, stub, ())
   with pytest.raises(ValueError, match="must be given --clip"):
@@ -417,6 +453,7 @@ def test_decodings_change_the_sampler_of_the_variant_alone():
     "parallel": sixteen,
     "semi_parallel": sixteen.decoded("semi_parallel"),
     "sequential": sixteen.decoded("sequential"),
+    "picture_first": sixteen.decoded("picture_first"),
     "parallel_32": dataclasses.replace(base, num_steps=32),
     "parallel_64": base,
     "text_first": dataclasses.replace(sixteen, text_end_rate=0.5),
