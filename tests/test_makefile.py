@@ -18,9 +18,10 @@ call = [sys.argv[1:], os.environ.get("IMAGE"), os.environ.get("PROMPT")]
 with open("calls.jsonl", "a") as file:
   file.write(json.dumps(call) + "\\n")
 if sys.argv[1:3] == ["-m", "venv"]:
-  os.makedirs(".venv/bin", exist_ok=True)
-  if not os.path.exists(".venv/bin/python"):
-    os.link(sys.argv[0], ".venv/bin/python")
+  folder = sys.argv[3] + "/bin"
+  os.makedirs(folder, exist_ok=True)
+  if not os.path.exists(folder + "/python"):
+    os.link(sys.argv[0], folder + "/python")
 """
 NASTY = (
   "make it \"red\" and 'blue'",
@@ -32,6 +33,11 @@ NASTY = (
   "  spaces  around  ",
   "größer → 赤",
 )
+
+RUN = [
+  "-m pytest -m not nightly -n 2 --dist loadfile",
+  "-m pytest --nbmake -n 2 notebooks",
+]
 
 pytestmark = pytest.mark.skipif(
   shutil.which("make") is None, reason="make is not installed"
@@ -51,7 +57,7 @@ def clone(tmp_path):
 
 def make(clone: pathlib.Path, *arguments: str, **variables: str) -> None:
   environment = {**os.environ, "PYTHON": "./recorder", **variables}
-  for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+  for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "CONSTRAINTS"):
     environment.pop(name, None)  # of the make that runs the tests
   subprocess.run(
     ["make", *arguments],
@@ -117,7 +123,20 @@ def test_test_runs_every_check(clone):
     for what in expected
   ]
   assert positions == sorted(positions)
-  assert commands[-1] == "-m pytest -m not nightly -n 2 --dist loadfile"
+  assert commands[-2:] == RUN
+
+
+def test_the_tests_run_on_both_ends_of_the_versions(clone):
+  make(clone, "test-versions", PYTHON313="./recorder", PYTHON="false")
+  commands = [" ".join(arguments) for arguments, *_ in calls(clone)]
+  made = [c for c in commands if c.startswith("-m venv")]
+  assert made == ["-m venv .venv-colab", "-m venv .venv-newest"]
+  colab, newest = (commands.index(c) for c in made)
+  installs = [i for i, c in enumerate(commands) if c.startswith("-m pip")]
+  for i in installs:
+    is_pinned = "--constraint requirements-colab.txt" in commands[i]
+    assert is_pinned == (colab < i < newest)
+  assert [c for c in commands if c.startswith("-m pytest")] == 2 * RUN
 
 
 def test_an_old_python_is_refused_before_anything_is_made(clone):
