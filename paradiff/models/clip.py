@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from paradiff import sharding
 from paradiff.models import clip_config
+from paradiff.models import layers
 
 Params = dict[str, Any]
 
@@ -189,12 +190,7 @@ def _embeds(params: Params, pooled: jax.Array, eps: float) -> jax.Array:
   """Norm, project and scale to length 1: float[B, D] to float32[B, P]."""
   # A text tower norms every position before it is pooled: the same.
   x = _layer_norm(params, "final_norm", pooled[:, None], eps)[:, 0]
-  embeds = jnp.einsum(
-    "bd,dp->bp",
-    x,
-    params["project"].astype(x.dtype),
-    preferred_element_type=jnp.float32,
-  )
+  embeds = layers.wide_einsum("bd,dp->bp", x, params["project"].astype(x.dtype))
   return embeds / jnp.linalg.norm(embeds, axis=-1, keepdims=True)
 
 

@@ -3,6 +3,37 @@
 import jax
 import jax.numpy as jnp
 
+# Before, the CPU has no product of bfloat16 numbers that is summed in float32.
+_HAS_WIDE_SUM = jax.__version_info__ >= (0, 10)
+
+
+def wide_einsum(
+  subscripts: str, left: jax.Array, right: jax.Array
+) -> jax.Array:
+  """Multiply numbers of any float dtype and sum in float32.
+
+  Args:
+    subscripts: as `jnp.einsum` takes them.
+    left: float[...].
+    right: float[...], of the same dtype.
+
+  Returns:
+    float32[...].
+  """
+
+  def narrow(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum(
+      subscripts, left, right, preferred_element_type=jnp.float32
+    )
+
+  def widened(left: jax.Array, right: jax.Array) -> jax.Array:
+    # The same sum: a bfloat16 is a float32.
+    return narrow(left.astype(jnp.float32), right.astype(jnp.float32))
+
+  if _HAS_WIDE_SUM or left.dtype == jnp.float32:
+    return narrow(left, right)
+  return jax.lax.platform_dependent(left, right, cpu=widened, default=narrow)
+
 
 def rms_norm(x: jax.Array, gain: jax.Array, *, eps: float) -> jax.Array:
   """Normalise by the root mean square over the last axis.
@@ -80,9 +111,7 @@ def attention(
   Returns:
     float[B, L, H, K].
   """
-  scores = jnp.einsum(
-    "blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32
-  )
+  scores = wide_einsum("blhk,bmhk->bhlm", query, key)
   scores = scores * query.shape[-1] ** -0.5
   if key_bias is not None:
     scores = scores + key_bias[:, None, None, :]
@@ -93,10 +122,5 @@ def attention(
   top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.exp(scores - top)
   total = weights.sum(axis=-1)  # float32[B, H, L]
-  mixed = jnp.einsum(
-    "bhlm,bmhk->blhk",
-    weights.astype(value.dtype),
-    value,
-    preferred_element_type=jnp.float32,
-  )
+  mixed = wide_einsum("bhlm,bmhk->blhk", weights.astype(value.dtype), value)
   return (mixed / total.transpose(0, 2, 1)[..., None]).astype(query.dtype)

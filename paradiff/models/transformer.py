@@ -345,6 +345,4 @@ def head(
       f"columns must be a range within [0, {config.vocab_size}), got {columns=}"
     )
   rows = params["head"][start:stop].astype(hidden.dtype)
-  return jnp.einsum(
-    "...d,vd->...v", hidden, rows, preferred_element_type=jnp.float32
-  )
+  return layers.wide_einsum("...d,vd->...v", hidden, rows)
