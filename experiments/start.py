@@ -11,6 +11,7 @@ from experiments import common
 from paradiff import checkpoints
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
+from paradiff import pretrained
 from paradiff import variants
 from paradiff.data import text as text_lib
 from paradiff.models import image_tokenizer as image_tokenizer_lib
@@ -38,7 +39,7 @@ def load_pipeline(
     ValueError: if it is damaged or of another shape, naming the file.
   """
   folder = epath.Path(image_tokenizer)
-  params, _ = checkpoints.load_pretrained(folder, "image_tokenizer")
+  params, _ = pretrained.load(folder, "image_tokenizer")
   config = variant.pictures
   checkpoints.check_shapes(
     params,

@@ -31,6 +31,7 @@ from experiments import tokenizer_evaluation
 from paradiff import checkpoints
 from paradiff import metrics
 from paradiff import optim
+from paradiff import pretrained
 from paradiff import step
 from paradiff import train_state
 from paradiff.models import image_tokenizer
@@ -334,7 +335,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   writer.close()
   if not scores:  # nothing was left to do
     scores, _ = evaluation.run(state.params)
-  checkpoints.save_pretrained(
+  pretrained.save(
     epath.Path(workdir) / "export",
     "image_tokenizer",
     state.params,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from paradiff import checkpoints
+from paradiff import pretrained
 from paradiff import published
 from paradiff import shipped
 from paradiff import variants
@@ -91,12 +92,12 @@ def load(
       f"picture_size must be None for a model of one layout, got {picture_size}"
     )
   folder = shipped.find(name_or_folder)
-  params, config = checkpoints.load_pretrained(folder, "transformer")
+  params, config = pretrained.load(folder, "transformer")
   try:
     known = variants.from_dict(config)
   except ValueError as error:
     raise ValueError(f"{folder / 'transformer.json'}: {error}") from error
-  image_params, _ = checkpoints.load_pretrained(folder, "image_tokenizer")
+  image_params, _ = pretrained.load(folder, "image_tokenizer")
   loaded = Loaded(
     variant=known,
     params=jax.tree.map(jnp.asarray, params),

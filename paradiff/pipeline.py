@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from paradiff import checkpoints
 from paradiff import layout as layout_lib
 from paradiff import loading
 from paradiff import outputs
+from paradiff import pretrained
 from paradiff import requests
 from paradiff import tasks
 from paradiff import variants
@@ -95,10 +95,10 @@ class ParallelPipeline:
     pictures = dataclasses.asdict(self.variant.pictures)
     path = epath.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    checkpoints.save_pretrained(
+    pretrained.save(
       path, "transformer", self.params, variants.to_dict(self.variant)
     )
-    checkpoints.save_pretrained(
+    pretrained.save(
       path,
       "image_tokenizer",
       self.image_params,

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 from experiments.configs import sft_micro
-from paradiff import checkpoints
+from paradiff import pretrained
 from paradiff.models import image_tokenizer
 
 IMAGE_TOKENIZER: dict[str, Any] = dict(
@@ -49,6 +49,4 @@ def write_image_tokenizer(folder) -> None:
   """Write an untrained image tokenizer of the config's sizes."""
   config = image_tokenizer.ImageTokenizerConfig(**IMAGE_TOKENIZER)
   params = image_tokenizer.init(config, jax.random.key(0))
-  checkpoints.save_pretrained(
-    folder, "image_tokenizer", params, dataclasses.asdict(config)
-  )
+  pretrained.save(folder, "image_tokenizer", params, dataclasses.asdict(config))

@@ -27,6 +27,7 @@ FLOORS = {
   "paradiff.optim": 4,
   "paradiff.step": 4,
   "paradiff.checkpoints": 4,
+  "paradiff.pretrained": 4,
   "paradiff.metrics": 4,
   "paradiff.pipeline": 4,
   "paradiff.loading": 4,

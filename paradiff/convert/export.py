@@ -14,12 +14,13 @@ import jax
 import numpy as np
 
 from paradiff import checkpoints
+from paradiff import pretrained
 from paradiff.convert import plan as plan_lib
 from paradiff.convert import rules as rules_lib
 from paradiff.convert import tensors as tensors_lib
 
 MAX_SHARD_BYTES = 5_000_000_000
-_CODES = {np.dtype(dtype): code for code, dtype in checkpoints.DTYPES.items()}
+_CODES = {np.dtype(dtype): code for code, dtype in pretrained.DTYPES.items()}
 Read = Callable[[str], np.ndarray]
 Entry = tuple[str, tuple[int, ...]]  # dtype in the format's words, and shape
 Entries = Mapping[str, Entry]
@@ -185,4 +186,4 @@ def to_text(data: Any) -> str:
 def nbytes(entry: Entry) -> int:
   """Return the bytes of a tensor of this dtype and shape."""
   dtype, shape = entry
-  return math.prod(shape) * np.dtype(checkpoints.DTYPES[dtype]).itemsize
+  return math.prod(shape) * np.dtype(pretrained.DTYPES[dtype]).itemsize

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from paradiff import checkpoints
+from paradiff import pretrained
 from paradiff.convert import facts as facts_lib
 from paradiff.convert import folders
 from paradiff.convert import model as model_lib
@@ -55,7 +56,7 @@ def save(folder: epath.PathLike, model: model_lib.Model) -> None:
     folders.copy_tokenizer(model.tokenizer, root)
     _write_json(root / _FACTS, facts_lib.to_dict(model.facts))
     if model.image_params is not None:
-      checkpoints.save_pretrained(
+      pretrained.save(
         root,
         _PICTURES,
         model.image_params,
@@ -94,7 +95,7 @@ def load(
   params = _restore(root / _TRANSFORMER, shapes)
   image_params = None
   if image_shapes is not None:
-    image_params, _ = checkpoints.load_pretrained(root, _PICTURES)
+    image_params, _ = pretrained.load(root, _PICTURES)
     checkpoints.check_shapes(
       image_params,
       image_shapes,
@@ -130,7 +131,7 @@ def _save_origin(root: epath.Path, origin: model_lib.Origin) -> None:
     },
   )
   if origin.ignored:
-    checkpoints.save_pretrained(root / _CARRIED, _IGNORED, origin.ignored, {})
+    pretrained.save(root / _CARRIED, _IGNORED, origin.ignored, {})
 
 
 def _load_origin(root: epath.Path) -> model_lib.Origin | None:
@@ -142,7 +143,7 @@ def _load_origin(root: epath.Path) -> model_lib.Origin | None:
     _check_paths(path, data)
     ignored: Mapping[str, Any] = {}
     if data["ignored"]:
-      ignored, _ = checkpoints.load_pretrained(root / _CARRIED, _IGNORED)
+      ignored, _ = pretrained.load(root / _CARRIED, _IGNORED)
     return model_lib.Origin(
       roots={name: root / _CARRIED / name for name in data["small_files"]},
       small_files={k: tuple(v) for k, v in data["small_files"].items()},

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from paradiff import checkpoints
+from paradiff import pretrained
 from paradiff.convert import export
 from paradiff.convert import facts as facts_lib
 from paradiff.convert import families
@@ -218,7 +218,7 @@ def _draw(name: str, entry: export.Entry, *, seed: int) -> np.ndarray:
   """Draw one tensor by its name: gains about 1, matrices of unit gain."""
   dtype, shape = entry
   rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-  result = np.empty(int(np.prod(shape)), checkpoints.DTYPES[dtype])
+  result = np.empty(int(np.prod(shape)), pretrained.DTYPES[dtype])
   scale = 0.1 if len(shape) == 1 else float(np.prod(shape[1:])) ** -0.5
   shift = 1.0 if len(shape) == 1 and name.endswith("weight") else 0.0
   for start in range(0, len(result), _CHUNK):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from paradiff import checkpoints
+from paradiff import pretrained
 
 # The names under which Hugging Face libraries save, in this order.
 STEMS = ("model", "diffusion_pytorch_model")
@@ -58,7 +58,7 @@ class LazyTensor:
   @property
   def numpy_dtype(self) -> np.dtype:
     """The dtype of `view`."""
-    return np.dtype(checkpoints.DTYPES[self.dtype])
+    return np.dtype(pretrained.DTYPES[self.dtype])
 
   def view(self) -> np.ndarray:
     """Map the tensor: a read-only array whose pages belong to the file."""
@@ -215,9 +215,9 @@ def parse_header(header: bytes, path: pathlib.Path) -> dict[str, LazyTensor]:
     if not isinstance(entry, dict) or set(entry) != _ENTRY:
       raise ValueError(f"{path}: {name} must have {_ENTRY}, got {entry}")
     dtype, shape, span = (entry[key] for key in ("dtype", "shape", _SPAN))
-    if dtype not in checkpoints.DTYPES:
+    if dtype not in pretrained.DTYPES:
       raise ValueError(
-        f"{path}: {name} must be of a dtype in {list(checkpoints.DTYPES)}, got "
+        f"{path}: {name} must be of a dtype in {list(pretrained.DTYPES)}, got "
         f"{dtype}"
       )
     if not _are_sizes(shape) or not _are_sizes(span) or len(span) != 2:

@@ -11,9 +11,9 @@ import pytest
 
 from experiments import common
 from experiments import sft
-from paradiff import checkpoints
 from paradiff import metrics
 from paradiff import pipeline
+from paradiff import pretrained
 from paradiff import step as step_lib
 
 pytestmark = pytest.mark.usefixtures("cache_of_compiled_programs")
@@ -161,7 +161,7 @@ def test_unknown_keys_and_variants_are_refused_by_name(tokenizer, tmp_path):
 def test_a_wrong_image_tokenizer_is_refused_by_name(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"image_tokenizer\.json"):
     _train(_config(str(tmp_path)), tmp_path / "run")
-  checkpoints.save_pretrained(
+  pretrained.save(
     tmp_path, "image_tokenizer", {"encoder": {"w": np.ones(2)}}, {}
   )
   with pytest.raises(ValueError, match=r"image_tokenizer\.safetensors"):

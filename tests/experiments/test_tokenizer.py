@@ -10,8 +10,8 @@ import pytest
 
 from experiments import tokenizer
 from experiments import tokenizer_data
-from paradiff import checkpoints
 from paradiff import metrics
+from paradiff import pretrained
 from paradiff.scenes import render
 from paradiff.scenes import world
 
@@ -56,7 +56,7 @@ def workdir(tmp_path_factory):
 
 
 def _exported(path):
-  return checkpoints.load_pretrained(path / "export", "image_tokenizer")
+  return pretrained.load(path / "export", "image_tokenizer")
 
 
 def test_run_exports_a_tokenizer_and_logs_each_step_once(workdir):
