@@ -29,6 +29,7 @@ from etils import epath
 from experiments import clip_evaluation
 from experiments import common
 from experiments import options
+from experiments import processes
 from paradiff import checkpoints
 from paradiff import metrics
 from paradiff import optim
@@ -245,6 +246,7 @@ def train(
   Raises:
     ValueError: if the config is wrong or the workdir is of another run.
     common.NonFinite: if the loss or a gradient is not finite.
+    processes.Preempted: if the run was told to stop; it is saved.
   """
   experiment = common.build(Experiment, config)
   num_steps, root = experiment.num_steps, epath.Path(workdir)
@@ -272,6 +274,7 @@ def train(
     root,
     identity=common.identity(config, experiment="clip"),
     num_kept=experiment.checkpoint.num_kept,
+    report=stream.write,
   )
   restored = saver.restore(state)
   state, start = (state, 0) if restored is None else restored
@@ -308,7 +311,10 @@ def train(
       guard.push(done, values)
       window.add(values)
       progress.update(done, loss=guard.loss)
-      save = common.is_due(done, experiment.checkpoint.every, num_steps)
+      is_preempted = saver.is_preempted(done)
+      save = is_preempted or common.is_due(
+        done, experiment.checkpoint.every, num_steps
+      )
       # A window ends at each checkpoint too: it would not outlive a kill.
       if save or common.is_due(done, experiment.log.every, num_steps):
         guard.drain()
@@ -320,6 +326,8 @@ def train(
       if save:
         writer.flush()
         saver.save(state, step=done, position=done)
+      if is_preempted:
+        raise processes.Preempted(f"told to stop, saved step {done}")
   finally:
     progress.close()
     batches.close()

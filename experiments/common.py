@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import json
 import math
-import os
 import sys
 import types
 import typing
@@ -26,6 +25,7 @@ from clu import platform
 from etils import epath
 from ml_collections import config_flags
 
+from experiments import processes
 from paradiff import checkpoints
 
 T = TypeVar("T")
@@ -196,22 +196,22 @@ class Guard:
       )
 
 
-def start_distributed() -> None:
-  """Join the other processes of the run, if the environment names any.
+def check_workdir(workdir: epath.PathLike) -> None:
+  """Check that a run can write where it is to, before it has cost anything.
 
-  Cloud TPU, Slurm and Kubernetes are found by jax itself; elsewhere set
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  Raises:
+    ValueError: if it cannot, with the reason.
   """
-  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-  given = {name: os.environ[name] for name in names if name in os.environ}
-  if len(given) == len(names):
-    jax.distributed.initialize(
-      given[names[0]], int(given[names[1]]), int(given[names[2]])
-    )
-  elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or (
-    len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-  ):
-    jax.distributed.initialize()
+  probe = epath.Path(workdir) / f".writable_{jax.process_index()}"
+  try:
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text("")
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(
+      f"workdir must be a folder that can be written, got {workdir}: "
+      f"{error.strerror or error}"
+    ) from error
 
 
 def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
@@ -222,13 +222,26 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
   workdir_flag = flags.DEFINE_string(
     "workdir", None, "Checkpoints, metrics and samples; re-startable."
   )
+  coordinator = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0; default: found or alone."
+  )
+  num_processes = flags.DEFINE_integer("num_processes", None, "Of the run.")
+  process_id = flags.DEFINE_integer("process_id", None, "This one's number.")
   flags.mark_flags_as_required(["config", "workdir"])
 
   def start(argv: list[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"only flags are taken, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
-    start_distributed()
+    try:
+      processes.join(
+        processes.Processes(
+          coordinator.value, num_processes.value, process_id.value
+        )
+      )
+      check_workdir(workdir_flag.value or "")
+    except ValueError as error:
+      sys.exit(f"error: {error}")
     platform.work_unit().set_task_status(
       f"process {jax.process_index()} of {jax.process_count()}"
     )
@@ -236,5 +249,8 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
       main(config_flag.value, workdir_flag.value or "")
     except NonFinite as error:
       sys.exit(f"{error}\nThe last good checkpoint is in {workdir_flag.value}.")
+    except processes.Preempted as notice:
+      sys.stderr.write(f"{notice}\nThe same command goes on from there.\n")
+      sys.exit(processes.PREEMPTED_EXIT_CODE)
 
   app.run(start)

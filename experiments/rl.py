@@ -22,6 +22,7 @@ import numpy as np
 from etils import epath
 
 from experiments import common
+from experiments import processes
 from experiments import rl_setup
 from experiments import rl_watch
 from experiments import watch
@@ -142,6 +143,7 @@ def train_and_evaluate(
     FileNotFoundError: if a model is missing.
     reward.RewardError: if a reward fails; what was learned is saved before.
     common.NonFinite: if the loss or a gradient is not finite.
+    processes.Preempted: if the run was told to stop; it is saved.
   """
   root = epath.Path(workdir)
   run = rl_setup.set_up(config, folder=root / "cache", stream=stream)
@@ -160,6 +162,7 @@ def train_and_evaluate(
     ),
     num_kept=experiment.checkpoint.num_kept,
     best_metric=experiment.evaluate.best_metric,
+    report=stream.write,
   )
   restored = saver.restore(state)
   first, position = saver.latest_step or 0, 0
@@ -233,9 +236,14 @@ def train_and_evaluate(
       scores = {}
       if common.is_due(number, experiment.evaluate.every, last):
         scores = evaluate(number)
-      if common.is_due(number, experiment.checkpoint.every, last):
+      is_preempted = saver.is_preempted(number)
+      if is_preempted or common.is_due(
+        number, experiment.checkpoint.every, last
+      ):
         save(number, scores)
         saved = number
+      if is_preempted:
+        raise processes.Preempted(f"told to stop, saved iteration {number}")
   finally:
     progress.close()
     batches.close()

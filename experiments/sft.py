@@ -24,6 +24,7 @@ from etils import epath
 
 from experiments import common
 from experiments import options
+from experiments import processes
 from experiments import scene_data
 from experiments import start
 from experiments import watch
@@ -133,6 +134,7 @@ def train_and_evaluate(
   Raises:
     ValueError: if the config is wrong or the workdir is of another run.
     common.NonFinite: if the loss or a gradient is not finite.
+    processes.Preempted: if the run was told to stop; it is saved.
   """
   experiment = common.build(Experiment, config)
   num_steps, root = experiment.num_steps, epath.Path(workdir)
@@ -159,6 +161,7 @@ def train_and_evaluate(
     identity=identity(config, pipeline),
     num_kept=experiment.checkpoint.num_kept,
     best_metric=experiment.evaluate.best_metric,
+    report=stream.write,
   )
   restored = saver.restore(state)
   first, position = saver.latest_step or 0, 0
@@ -214,7 +217,10 @@ def train_and_evaluate(
         guard.push(step, values)
       progress.update(step, loss=guard.loss)
       # A window ends at each checkpoint too: it would not outlive a kill.
-      save = common.is_due(step, experiment.checkpoint.every, num_steps)
+      is_preempted = saver.is_preempted(step)
+      save = is_preempted or common.is_due(
+        step, experiment.checkpoint.every, num_steps
+      )
       if save or common.is_due(step, experiment.log.every, num_steps):
         guard.drain()
         writer.write_scalars(step, window.take())
@@ -238,6 +244,8 @@ def train_and_evaluate(
           position=batches.get_state()["position"],
           metrics=scores,
         )
+      if is_preempted:
+        raise processes.Preempted(f"told to stop, saved step {step}")
   finally:
     progress.close()
     batches.close()

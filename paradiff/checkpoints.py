@@ -8,14 +8,19 @@ nothing that a restore would take up.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from paradiff import train_state
+
+
+class Damaged(ValueError):
+  """A checkpoint cannot be read; the message names it."""
 
 
 class Checkpointer:
@@ -33,6 +38,7 @@ class Checkpointer:
     num_kept: int = 2,
     best_metric: str | None = None,
     best_mode: str = "max",
+    report: Callable[[str], Any] = lambda line: None,
   ) -> None:
     """Open `workdir/checkpoints`, and `workdir/best` given a metric.
 
@@ -42,6 +48,7 @@ class Checkpointer:
       num_kept: newest checkpoints to keep, at least 1.
       best_metric: the metric that decides which checkpoint is the best.
       best_mode: "max" or "min".
+      report: told a line where a damaged checkpoint is passed over.
 
     Raises:
       ValueError: if `num_kept` or `best_mode` is out of range.
@@ -52,6 +59,7 @@ class Checkpointer:
       raise ValueError(f'best_mode must be "max" or "min", got {best_mode!r}')
     self._identity = json.loads(json.dumps(identity))
     self._best_metric = best_metric
+    self._report = report
     root = epath.Path(workdir).absolute()  # Orbax takes no relative path
     # Orbax removes what a killed save left when it opens a folder.
     self._folder = root / "checkpoints"
@@ -122,7 +130,10 @@ class Checkpointer:
   def restore(
     self, like: train_state.TrainState
   ) -> tuple[train_state.TrainState, int] | None:
-    """Read the newest complete checkpoint.
+    """Read the newest checkpoint that can be read.
+
+    A damaged one is put aside, as `<step>.damaged`, and the one before it is
+    taken, unless there is no other.
 
     Args:
       like: arrays, or shapes with shardings, that the result is to match.
@@ -131,11 +142,32 @@ class Checkpointer:
       State and data position, or None if there is no checkpoint.
 
     Raises:
-      ValueError: if the checkpoint is of another run or cannot be read.
+      Damaged: if the only checkpoint cannot be read.
+      ValueError: if the checkpoint is of another run.
     """
-    step = self.latest_step
-    if step is None:
-      return None
+    while (step := self.latest_step) is not None:
+      try:
+        return self._read(step, like)
+      except Damaged as error:
+        if len(self._newest.all_steps()) == 1:
+          raise
+        self._put_aside(step)
+        self._report(f"{error}\nGoing on from step {self.latest_step}.\n")
+    return None
+
+  def _put_aside(self, step: int) -> None:
+    path = self._folder / str(step)
+    if jax.process_index() == 0:
+      aside = path.with_name(f"{path.name}.damaged")
+      if aside.exists():
+        aside.rmtree()
+      path.rename(aside)
+    multihost_utils.sync_global_devices(f"put aside {step}")
+    self._newest.reload()
+
+  def _read(
+    self, step: int, like: train_state.TrainState
+  ) -> tuple[train_state.TrainState, int]:
     path = self._folder / str(step)
     with reading(path):
       meta = self._newest.restore(
@@ -156,6 +188,14 @@ class Checkpointer:
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
       )["state"]
     return state, position
+
+  def is_preempted(self, step: int) -> bool:
+    """Return whether the run is to save `step` and stop: a SIGTERM came.
+
+    All processes of a run get True at the same step. It takes the distributed
+    runtime (`jax.distributed.initialize`); without it the answer is False.
+    """
+    return bool(self._newest.reached_preemption(step))
 
   def wait(self) -> None:
     """Wait until every save begun so far is complete."""
@@ -185,7 +225,7 @@ def reading(path: epath.Path) -> Iterator[None]:
     yield
   except Exception as error:  # Orbax and TensorStore raise many kinds
     first = [*str(error).strip().splitlines(), ""][0]
-    raise ValueError(
+    raise Damaged(
       f"{path} must be a complete checkpoint of this program, got "
       f"{type(error).__name__}: {first[:300]}"
     ) from error

@@ -123,22 +123,67 @@ def test_other_shapes_are_refused_naming_the_checkpoint(tmp_path):
   assert "blocks/w: (8, 4), here (2, 3)" in str(error.value)
 
 
-@pytest.mark.parametrize("what", ["truncated", "foreign"])
+def _damage(folder, what):
+  if what == "foreign":
+    for file in list(folder.rglob("*"))[::-1]:
+      file.rmdir() if file.is_dir() else file.unlink()
+    (folder / "something.txt").write_text("not ours")
+    return
+  for file in (folder / ("meta" if what == "meta" else "state")).rglob("*"):
+    if file.is_file() and file.stat().st_size > 8:
+      file.write_bytes(file.read_bytes()[:8])
+
+
+DAMAGES = ("truncated", "foreign", "meta")
+
+
+@pytest.mark.parametrize("what", DAMAGES)
 def test_a_damaged_checkpoint_is_refused_naming_it(tmp_path, what):
   saver = _open(tmp_path)
   saver.save(_state(1.0), step=1, position=1)
   saver.close()
   folder = tmp_path / "checkpoints" / "1"
-  if what == "foreign":
-    for file in list(folder.rglob("*"))[::-1]:
-      file.rmdir() if file.is_dir() else file.unlink()
-    (folder / "something.txt").write_text("not ours")
-  else:
-    for file in (folder / "state").rglob("*"):
-      if file.is_file() and file.stat().st_size > 8:
-        file.write_bytes(file.read_bytes()[:8])
-  with pytest.raises(ValueError, match="checkpoints/1"):
+  _damage(folder, what)
+  with pytest.raises(checkpoints.Damaged, match="checkpoints/1"):
     _open(tmp_path).restore(_state())
+  assert folder.exists()  # nothing else is there: it stays where it is
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, what):
+  saver = _open(tmp_path)
+  for step in (1, 2):
+    saver.save(_state(step), step=step, position=10 * step)
+  saver.close()
+  root = tmp_path / "checkpoints"
+  _damage(root / "2", what)
+  lines = []
+  again = _open(tmp_path, report=lines.append)
+  state, position = again.restore(_state())
+  _equal(state, _state(1.0))
+  assert (position, again.latest_step) == (10, 1)
+  (line,) = lines
+  assert "checkpoints/2 must be a complete checkpoint" in line
+  assert "from step 1" in line
+  # It is put aside, and its place is free for the same step made anew.
+  assert (root / "2.damaged").is_dir()
+  again.save(_state(2.0), step=2, position=20)
+  again.close()
+  last = _open(tmp_path, report=lines.append)
+  _equal(last.restore(_state())[0], _state(2.0))
+  assert len(lines) == 1
+
+
+def test_another_run_is_refused_though_an_older_checkpoint_would_fit(tmp_path):
+  saver = _open(tmp_path)
+  saver.save(_state(1.0), step=1, position=1)
+  saver.close()
+  other = _open(tmp_path, identity={"variant": "tiny"})
+  other.save(_state(2.0), step=2, position=2)
+  other.close()
+  with pytest.raises(ValueError, match="variant: 'tiny', here 'micro'"):
+    _open(tmp_path).restore(_state())
+  assert (tmp_path / "checkpoints" / "2").exists()
 
 
 def test_restore_onto_another_mesh(tmp_path):

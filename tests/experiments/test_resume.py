@@ -2,14 +2,12 @@
 # mypy: disallow-untyped-defs=False
 
 import os
-import pathlib
 import random
 import signal
 import subprocess
-import sys
-import time
 
 import jax
+import launched
 import mini_sft
 import numpy as np
 import orbax.checkpoint as ocp
@@ -17,54 +15,12 @@ import pytest
 
 from paradiff import metrics
 
-ROOT = pathlib.Path(__file__).parents[2]
 NUM_STEPS = 160
+LENGTH = f"--config.num_steps={NUM_STEPS}"
 
 
-def _command(workdir, image_tokenizer):
-  return [
-    sys.executable,
-    "-m",
-    "experiments.sft",
-    "--config=tests/mini_sft.py",
-    f"--workdir={workdir}",
-    f"--config.image_tokenizer={image_tokenizer}",
-    f"--config.num_steps={NUM_STEPS}",
-  ]
-
-
-def _environment(root):
-  """Return an environment with one device and a cache of compiled programs."""
-  kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  return {
-    **kept,
-    "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-
-
-def _launch(workdir, image_tokenizer):
-  command = _command(workdir, image_tokenizer)
-  log = pathlib.Path(f"{workdir}.log").open("a")
-  return subprocess.Popen(
-    command, cwd=ROOT, stdout=log, stderr=log, env=_environment(workdir.parent)
-  )
-
-
-def _kill_when(process, happened):
-  """Kill the process by SIGKILL as soon as `happened()`."""
-  until = time.monotonic() + 120
-  while not happened():
-    assert process.poll() is None, "the run ended before the kill"
-    assert time.monotonic() < until, "nothing happened in two minutes"
-    time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
-
-
-def _last_step(workdir):
-  rows = metrics.read(workdir)
-  return rows[-1]["step"] if rows else 0
+def _launch(workdir):
+  return launched.launch(workdir, LENGTH)
 
 
 def _half_saved(workdir):
@@ -88,18 +44,19 @@ def workdirs(tmp_path_factory):
   mini_sft.write_image_tokenizer(root / "tokenizer")
   whole, broken = root / "whole", root / "broken"
   # The first run fills the cache of compiled programs for the others.
-  assert _launch(whole, root / "tokenizer").wait(timeout=300) == 0
+  assert _launch(whole).wait(timeout=300) == 0
   draw = random.Random(0)
   early, middle, late = (draw.randrange(n, n + 40) for n in (4, 50, 100))
   for happened in (
-    lambda: _last_step(broken) >= early,
-    lambda: _last_step(broken) >= middle and _half_saved(broken),
-    lambda: _last_step(broken) >= late,
+    lambda: launched.last_step(broken) >= early,
+    lambda: launched.last_step(broken) >= middle and _half_saved(broken),
+    lambda: launched.last_step(broken) >= late,
   ):
-    _kill_when(_launch(broken, root / "tokenizer"), happened)
+    code = launched.signal_when(_launch(broken), happened, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     if "middle" in happened.__code__.co_freevars:
       assert _half_saved(broken), "the kill came after the save"
-  assert _launch(broken, root / "tokenizer").wait(timeout=300) == 0
+  assert _launch(broken).wait(timeout=300) == 0
   return whole, broken
 
 
@@ -138,13 +95,13 @@ def test_nothing_half_saved_is_left(workdirs):
 def test_another_config_is_refused_naming_both_values(workdirs):
   process = subprocess.run(
     [
-      *_command(workdirs[0], workdirs[0].parent / "tokenizer"),
+      *launched.command(workdirs[0], LENGTH),
       "--config.optim.learning_rate=0.125",
     ],
-    cwd=ROOT,
+    cwd=launched.ROOT,
     capture_output=True,
     text=True,
-    env=_environment(workdirs[0].parent),
+    env=launched.environment(workdirs[0].parent),
     timeout=300,
   )
   assert process.returncode != 0

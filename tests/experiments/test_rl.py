@@ -4,6 +4,7 @@
 import io
 
 import jax
+import launched
 import mini_rl
 import numpy as np
 import pytest
@@ -88,8 +89,10 @@ def test_a_resumed_run_ends_with_the_same_bits(model, tmp_path, monkeypatch):
   stopped = tmp_path / "stopped"
   # Saved by its failure, between two checkpoints: the third is odd.
   _break_after(3, stopped, config, monkeypatch)
+  with launched.told_to_stop(4):
+    _train(config, stopped)
   rest, stream = _train(config, stopped)
-  assert "resuming at iteration 3" in stream.getvalue()
+  assert "resuming at iteration 4" in stream.getvalue()
   jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
   rows = [metrics.read(folder) for folder in (tmp_path / "whole", stopped)]
   for name in ("reward/total", "rl/kl", "train/loss"):

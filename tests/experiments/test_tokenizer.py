@@ -4,12 +4,14 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import launched
 import ml_collections
 import numpy as np
 import pytest
 
 from experiments import tokenizer
 from experiments import tokenizer_data
+from experiments import tokenizer_loss
 from paradiff import metrics
 from paradiff import pretrained
 from paradiff.scenes import render
@@ -70,10 +72,13 @@ def test_run_exports_a_tokenizer_and_logs_each_step_once(workdir):
 
 
 def test_resumed_run_ends_bitwise_equal(workdir, tmp_path):
-  """Without its last checkpoint, the run goes on from step 3."""
+  """Without its last checkpoint, the run goes on from step 3, then from 4."""
   shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
   shutil.rmtree(tmp_path / "checkpoints" / "5")
   shutil.rmtree(tmp_path / "export")
+  with launched.told_to_stop(4):
+    tokenizer.train(_config(), str(tmp_path))
+  assert not (tmp_path / "export").exists()
   tokenizer.train(_config(), str(tmp_path))
   jax.tree.map(
     np.testing.assert_array_equal, _exported(tmp_path), _exported(workdir)
@@ -110,7 +115,7 @@ def test_pixel_loss_of_a_hand_worked_picture():
   pictures[0, 0, 0] = -1.0
   decoded = pictures.copy()
   decoded[0, 0, 0] += 0.5
-  value = tokenizer.pixel_loss(
+  value = tokenizer_loss.pixel_loss(
     jnp.asarray(decoded), jnp.asarray(pictures), object_weight=2.0
   )
   error = 0.5 * 0.5 + 0.5 * 0.25
@@ -119,7 +124,7 @@ def test_pixel_loss_of_a_hand_worked_picture():
 
 def test_crops_of_one_code_are_cells_in_raster_order():
   scene = world.Scene((world.Thing(6, "big", "red", "star"),))
-  crops = tokenizer.cut(jnp.asarray(render.render(scene)[None]), side=16)
+  crops = tokenizer_loss.cut(jnp.asarray(render.render(scene)[None]), side=16)
   is_blank = (np.asarray(crops) == render.CANVAS_RGB).all((1, 2, 3))
   assert np.flatnonzero(~is_blank).tolist() == [6]
 
@@ -128,7 +133,7 @@ def test_four_unthinned_pictures_show_every_look():
   pictures = tokenizer_data.train_pictures(
     np.random.default_rng(0), num_pictures=4, thin_rate=0.0
   )
-  crops = tokenizer.cut(jnp.asarray(pictures), side=16)
+  crops = tokenizer_loss.cut(jnp.asarray(pictures), side=16)
   assert len(np.unique(np.asarray(crops), axis=0)) == 49
 
 

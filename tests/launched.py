@@ -1,0 +1,90 @@
+"""The SFT loop as a process of its own, as people and schedulers start it."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from experiments import processes
+from paradiff import checkpoints
+from paradiff import metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def command(workdir: pathlib.Path, *flags: str) -> list[str]:
+  """Return the command line of a run of `mini_sft`."""
+  return [
+    *(sys.executable, "-m", "experiments.sft"),
+    "--config=tests/mini_sft.py",
+    f"--workdir={workdir}",
+    f"--config.image_tokenizer={workdir.parent / 'tokenizer'}",
+    *flags,
+  ]
+
+
+def environment(root: pathlib.Path) -> dict[str, str]:
+  """Return an environment with one device and a cache of compiled programs."""
+  kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return {
+    **kept,
+    "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+
+
+def launch(workdir: pathlib.Path, *flags: str) -> subprocess.Popen[bytes]:
+  """Start a run beside its log, `<workdir>.log`."""
+  log = pathlib.Path(f"{workdir}.log").open("a")
+  return subprocess.Popen(
+    command(workdir, *flags),
+    cwd=ROOT,
+    stdout=log,
+    stderr=log,
+    env=environment(workdir.parent),
+  )
+
+
+def signal_when(
+  process: subprocess.Popen[bytes],
+  happened: Callable[[], object],
+  what: signal.Signals,
+) -> int:
+  """Send a signal as soon as `happened()`; return the exit code."""
+  until = time.monotonic() + 120
+  while not happened():
+    assert process.poll() is None, "the run ended before the signal"
+    assert time.monotonic() < until, "nothing happened in two minutes"
+    time.sleep(0.002)
+  process.send_signal(what)
+  return process.wait(timeout=120)
+
+
+@contextlib.contextmanager
+def told_to_stop(at: int) -> Iterator[None]:
+  """Let a loop in this process hear at step `at` that it is to stop."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      checkpoints.Checkpointer, "is_preempted", lambda self, step: step == at
+    )
+    with pytest.raises(processes.Preempted, match=f"saved .* {at}$"):
+      yield
+
+
+def last_step(workdir: pathlib.Path) -> int:
+  """Return the newest step in the metrics; 0 if there is none."""
+  rows = metrics.read(workdir)
+  return rows[-1]["step"] if rows else 0
+
+
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+  """Return the steps of the complete checkpoints, ascending."""
+  folder = workdir / "checkpoints"
+  names = os.listdir(folder) if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
