@@ -303,7 +303,7 @@ def train(
   window, guard = metrics.Window(), common.Guard()
   progress = metrics.Progress(num_steps, stream=stream, start_step=start)
   scores: dict[str, float] = {}
-  try:
+  with common.closing(progress, batches, writer, saver):
     for done in range(start + 1, num_steps + 1):
       batch = next(batches)
       with jax.set_mesh(mesh):
@@ -311,6 +311,7 @@ def train(
       guard.push(done, values)
       window.add(values)
       progress.update(done, loss=guard.loss)
+      saver.check()
       is_preempted = saver.is_preempted(done)
       save = is_preempted or common.is_due(
         done, experiment.checkpoint.every, num_steps
@@ -328,11 +329,6 @@ def train(
         saver.save(state, step=done, position=done)
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {done}")
-  finally:
-    progress.close()
-    batches.close()
-    writer.close()
-    saver.close()
   if not scores:  # nothing was left to do
     scores = evaluation.run(state.params)
   convert.write(root / "model", model, jax.device_get(state.params))

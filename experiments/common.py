@@ -7,13 +7,14 @@ unknown or missing key fails by name. Nothing below `experiments/` sees a
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -196,6 +197,15 @@ class Guard:
       )
 
 
+@contextlib.contextmanager
+def closing(*resources: Any) -> Iterator[None]:
+  """Close all resources in order, whatever happens, also to one of them."""
+  with contextlib.ExitStack() as stack:
+    for resource in reversed(resources):
+      stack.callback(resource.close)
+    yield
+
+
 def check_workdir(workdir: epath.PathLike) -> None:
   """Check that a run can write where it is to, before it has cost anything.
 
@@ -249,6 +259,11 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
       main(config_flag.value, workdir_flag.value or "")
     except NonFinite as error:
       sys.exit(f"{error}\nThe last good checkpoint is in {workdir_flag.value}.")
+    except (checkpoints.NotSaved, OSError) as error:
+      sys.exit(
+        f"error: {error}\nThe last complete checkpoint in "
+        f"{workdir_flag.value} is as it was; the same command goes on from it."
+      )
     except processes.Preempted as notice:
       sys.stderr.write(f"{notice}\nThe same command goes on from there.\n")
       sys.exit(processes.PREEMPTED_EXIT_CODE)

@@ -194,7 +194,7 @@ def train_and_evaluate(
     writer.flush()  # what stands in a checkpoint stands in the metrics
     saver.save(state, step=step, position=step, metrics=scores)
 
-  try:
+  with common.closing(progress, batches, writer, saver):
     if first == 0 and experiment.evaluate.every:
       evaluate(0)
     for number in range(first + 1, last + 1):
@@ -236,6 +236,7 @@ def train_and_evaluate(
       scores = {}
       if common.is_due(number, experiment.evaluate.every, last):
         scores = evaluate(number)
+      saver.check()
       is_preempted = saver.is_preempted(number)
       if is_preempted or common.is_due(
         number, experiment.checkpoint.every, last
@@ -244,11 +245,6 @@ def train_and_evaluate(
         saved = number
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved iteration {number}")
-  finally:
-    progress.close()
-    batches.close()
-    writer.close()
-    saver.close()
   # The settings of the run are not the model's own.
   finished = dataclasses.replace(run.trained(state), variant=run.variant)
   finished.save(str(root / "model"))

@@ -207,7 +207,7 @@ def train_and_evaluate(
   progress = metrics.Progress(num_steps, stream=stream, start_step=first)
   began = (time.monotonic(), first)
 
-  try:
+  with common.closing(progress, batches, writer, saver):
     for step, batch in zip(
       range(first + 1, num_steps + 1), batches, strict=False
     ):
@@ -217,6 +217,7 @@ def train_and_evaluate(
         guard.push(step, values)
       progress.update(step, loss=guard.loss)
       # A window ends at each checkpoint too: it would not outlive a kill.
+      saver.check()
       is_preempted = saver.is_preempted(step)
       save = is_preempted or common.is_due(
         step, experiment.checkpoint.every, num_steps
@@ -246,11 +247,6 @@ def train_and_evaluate(
         )
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {step}")
-  finally:
-    progress.close()
-    batches.close()
-    writer.close()
-    saver.close()
   trained = dataclasses.replace(pipeline, params=state.params)
   trained.save(str(root / "model"))
   return trained

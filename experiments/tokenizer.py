@@ -165,7 +165,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   window, guard = metrics.Window(), common.Guard()
   progress = metrics.Progress(num_steps, stream=sys.stderr, start_step=start)
   scores: dict[str, float] = {}
-  try:
+  with common.closing(progress, checkpointer, writer):
     for done in range(start + 1, num_steps + 1):
       stage = next(stage for stage in stages if done <= stage.end)
       if done == stages[1].end + 1:
@@ -187,6 +187,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         tokenizer_evaluation.write_png(
           epath.Path(workdir) / "samples" / f"{done:06d}.png", grid
         )
+      checkpointer.check()
       is_preempted = checkpointer.is_preempted(done)
       if is_preempted or done % config.checkpoint.every == 0 or is_end:
         guard.drain()
@@ -194,10 +195,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         checkpointer.save(state, step=done, position=done)
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {done}")
-  finally:
-    progress.close()
-    checkpointer.close()
-    writer.close()
   if not scores:  # nothing was left to do
     scores, _ = evaluation.run(state.params)
   pretrained.save(

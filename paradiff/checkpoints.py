@@ -23,6 +23,10 @@ class Damaged(ValueError):
   """A checkpoint cannot be read; the message names it."""
 
 
+class NotSaved(RuntimeError):
+  """A checkpoint could not be written; the message says why."""
+
+
 class Checkpointer:
   """Save and restore a run's state, data position and identity.
 
@@ -118,14 +122,18 @@ class Checkpointer:
       position: batches taken from the data so far.
       metrics: scores of this state; without the deciding one it cannot
         become the best.
+
+    Raises:
+      NotSaved: if this save cannot begin or one before it has failed.
     """
-    self._newest.save(step, args=self._args(state, position))
-    if self._best is None or not metrics or self._best_metric not in metrics:
-      return
-    if step not in self._best.all_steps():  # it is there after a resume
-      self._best.save(
-        step, args=self._args(state, position), metrics=dict(metrics)
-      )
+    with _writing():
+      self._newest.save(step, args=self._args(state, position))
+      if self._best is None or not metrics or self._best_metric not in metrics:
+        return
+      if step not in self._best.all_steps():  # it is there after a resume
+        self._best.save(
+          step, args=self._args(state, position), metrics=dict(metrics)
+        )
 
   def restore(
     self, like: train_state.TrainState
@@ -197,18 +205,39 @@ class Checkpointer:
     """
     return bool(self._newest.reached_preemption(step))
 
+  def check(self) -> None:
+    """Check, without waiting, that no save has failed.
+
+    Raises:
+      NotSaved: if one has.
+    """
+    with _writing():
+      for manager in self._managers:
+        manager.check_for_errors()
+
   def wait(self) -> None:
-    """Wait until every save begun so far is complete."""
-    self._newest.wait_until_finished()
-    if self._best is not None:
-      self._best.wait_until_finished()
+    """Wait until every save begun so far is complete.
+
+    Raises:
+      NotSaved: if one of them has failed.
+    """
+    with _writing():
+      for manager in self._managers:
+        manager.wait_until_finished()
 
   def close(self) -> None:
-    """Wait for the saves and release the folders."""
-    self.wait()
-    self._newest.close()
-    if self._best is not None:
-      self._best.close()
+    """Wait for the saves and release the folders.
+
+    Raises:
+      NotSaved: if one of the saves has failed; the folders are released.
+    """
+    with _writing(), contextlib.ExitStack() as stack:
+      for manager in self._managers:
+        stack.callback(manager.close)  # it waits
+
+  @property
+  def _managers(self) -> list[ocp.CheckpointManager]:
+    return [self._newest, *([] if self._best is None else [self._best])]
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
@@ -218,16 +247,34 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
   }
 
 
+def _first_line(error: Exception) -> str:
+  """Return the first line of a message, both ends of it if it is long."""
+  first = [*str(error).strip().splitlines(), ""][0]
+  if len(first) > 300:  # TensorStore ends with the reason
+    first = f"{first[:150]} ... {first[-150:]}"
+  return f"{type(error).__name__}: {first}"
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+  """Turn whatever writing a checkpoint raises into one clear error."""
+  try:
+    yield
+  except Exception as error:  # Orbax and TensorStore raise many kinds
+    raise NotSaved(
+      f"a checkpoint must be written, got {_first_line(error)}"
+    ) from error
+
+
 @contextlib.contextmanager
 def reading(path: epath.Path) -> Iterator[None]:
   """Turn whatever reading a damaged checkpoint raises into one clear error."""
   try:
     yield
   except Exception as error:  # Orbax and TensorStore raise many kinds
-    first = [*str(error).strip().splitlines(), ""][0]
     raise Damaged(
       f"{path} must be a complete checkpoint of this program, got "
-      f"{type(error).__name__}: {first[:300]}"
+      f"{_first_line(error)}"
     ) from error
 
 

@@ -1,15 +1,22 @@
 """A run that is told to stop saves, leaves with 143, and goes on exactly."""
 # mypy: disallow-untyped-defs=False
 
+import contextlib
+import io
+import resource
 import signal
 import subprocess
 
+import jax
 import launched
 import mini_sft
 import numpy as np
 import pytest
 
+from experiments import common
 from experiments import processes
+from experiments import sft
+from paradiff import checkpoints
 from paradiff import metrics
 
 NUM_STEPS = 240
@@ -90,6 +97,66 @@ def test_the_log_of_a_damaged_checkpoint_says_what_is_taken(stopped, tmp_path):
     for w in (stopped[0], workdir)
   )
   assert whole == again
+
+
+@contextlib.contextmanager
+def _files_of_at_most(num_bytes):
+  """Let longer files fail to be written, as if there were no more room."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_without_room_a_run_stops_and_keeps_its_last_checkpoint(
+  tmp_path, monkeypatch
+):
+  mini_sft.write_image_tokenizer(tmp_path / "tokenizer")
+  config = mini_sft.get_config()
+  config.image_tokenizer = str(tmp_path / "tokenizer")
+  whole = sft.train_and_evaluate(config, tmp_path / "whole")
+  saved = []
+  with contextlib.ExitStack() as stack:
+    update = metrics.Progress.update
+
+    def fill(self, done, **values):
+      if not saved and done % 8 == 4:  # no save begins here
+        saved.extend(launched.saved_steps(tmp_path / "run"))
+        if saved:
+          stack.enter_context(_files_of_at_most(20_000))
+      update(self, done, **values)
+
+    monkeypatch.setattr(metrics.Progress, "update", fill)
+    with pytest.raises(checkpoints.NotSaved, match="File too large"):
+      sft.train_and_evaluate(config, tmp_path / "run")
+  monkeypatch.undo()
+  assert launched.saved_steps(tmp_path / "run")[-1] == saved[-1] < 80
+  stream = io.StringIO()
+  again = sft.train_and_evaluate(config, tmp_path / "run", stream=stream)
+  assert f"resuming at step {saved[-1]}\n" in stream.getvalue()
+  jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+
+
+def test_everything_is_closed_though_one_thing_fails():
+  closed = []
+
+  class Thing:
+    def __init__(self, name):
+      self.name = name
+
+    def close(self):
+      closed.append(self.name)
+      if self.name == "b":
+        raise OSError("no room")
+
+  with (
+    pytest.raises(OSError, match="no room"),
+    common.closing(*map(Thing, "abc")),
+  ):
+    raise RuntimeError("of the loop")
+  assert closed == ["a", "b", "c"]
 
 
 def test_a_workdir_that_cannot_be_written_is_refused_at_once(tmp_path):
