@@ -28,8 +28,8 @@ from etils import epath
 
 from experiments import clip_stats
 from experiments import common
+from experiments import curves
 from experiments import reproduce_parts as parts_lib
-from experiments import reproduce_plots as plots_lib
 from experiments import reproduce_prompts as prompts_lib
 from experiments import reproduce_report as report_lib
 from experiments import reproduce_runs as runs
@@ -73,7 +73,7 @@ def check(run: stages.Run, letters: Sequence[str]) -> None:
     raise ValueError(
       f"parts must be of {tuple(parts_lib.PARTS)}, got {list(letters)}"
     )
-  plots_lib.require()
+  curves.require()
   if CLIP_PART in letters:
     check_clip(run)
   for letter in letters:

@@ -14,8 +14,8 @@ import jinja2
 import numpy as np
 import PIL.Image
 
+from experiments import curves
 from experiments import reproduce_parts as parts_lib
-from experiments import reproduce_plots as plots_lib
 from experiments import reproduce_prompts as prompts_lib
 from experiments import reproduce_runs as runs
 from experiments import reproduce_stages as stages
@@ -76,7 +76,7 @@ def _png(picture: np.ndarray) -> str:
   """Return uint8[H, W, 3] as the data URL of a PNG."""
   buffer = io.BytesIO()
   PIL.Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-  return plots_lib.data_url(buffer.getvalue(), "image/png")
+  return curves.data_url(buffer.getvalue(), "image/png")
 
 
 def make_grid(
@@ -117,8 +117,8 @@ def _plot(run: stages.Run, part: parts_lib.Part) -> str | None:
     for name in part.curves
   }
   if runs.TRAININGS[part.curves[0]].kind == "sft":
-    return plots_lib.plot(plots_lib.SFT_PANELS, folders, what="step")
-  return plots_lib.plot(plots_lib.RL_PANELS, folders, what="iteration")
+    return curves.plot(curves.SFT_PANELS, folders, what="step")
+  return curves.plot(curves.RL_PANELS, folders, what="iteration")
 
 
 def make_section(
@@ -197,7 +197,7 @@ def make_summary(
         "-" if is_shipped else seed,
         "-"
         if is_shipped
-        else metrics.format_secs(plots_lib.secs_of(run.folder(model, seed))),
+        else metrics.format_secs(curves.secs_of(run.folder(model, seed))),
         len(spent),
         metrics.format_secs(sum(spent)),
       )

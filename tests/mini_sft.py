@@ -50,3 +50,10 @@ def write_image_tokenizer(folder) -> None:
   config = image_tokenizer.ImageTokenizerConfig(**IMAGE_TOKENIZER)
   params = image_tokenizer.init(config, jax.random.key(0))
   pretrained.save(folder, "image_tokenizer", params, dataclasses.asdict(config))
+
+
+def sweep(add) -> None:
+  """Add two learning rates times two weights of the text's loss."""
+  for rate in (1e-3, 2e-3):
+    for weight in ("inv_t", "one"):
+      add({"optim.learning_rate": rate, "loss.text_weight": weight})

@@ -12,6 +12,8 @@ default the one that ships with the package.
 """
 
 import importlib.resources
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
@@ -47,3 +49,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint = dict(every=1_000, num_kept=2)
   config.evaluate = dict(every=2_000, num_tasks=100, num_samples=8)
   return config
+
+
+def sweep(add: Callable[[dict[str, Any]], None]) -> None:
+  """Add two learning rates times two weights of the text's loss."""
+  for learning_rate in (1e-3, 2e-3):
+    for text_weight in ("inv_t", "one"):
+      add(
+        {
+          "optim.learning_rate": learning_rate,
+          "loss.text_weight": text_weight,
+        }
+      )

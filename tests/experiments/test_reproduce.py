@@ -16,9 +16,9 @@ import pytest
 from etils import epath
 
 from experiments import common
+from experiments import curves
 from experiments import reproduce
 from experiments import reproduce_parts as parts_lib
-from experiments import reproduce_plots as plots_lib
 from experiments import reproduce_prompts as prompts_lib
 from experiments import reproduce_report as report_lib
 from experiments import reproduce_runs as runs
@@ -524,23 +524,21 @@ def test_curves_have_the_steps_that_all_seeds_have(tmp_path):
   two = _write_metrics(
     tmp_path / "two", [{"step": 1, "x": 5.0}, {"step": 3, "x": 7.0}]
   )
-  found = plots_lib.curve([one, two], "x")
+  found = curves.curve([one, two], "x")
   assert found is not None
   assert found.steps.tolist() == [1, 3]
   assert found.values.tolist() == [[0.5, 1.5], [5.0, 7.0]]
-  assert plots_lib.curve([one, two], "y") is None
-  assert plots_lib.plot({"z": "nothing"}, {"one": [one]}, what="step") is None
+  assert curves.curve([one, two], "y") is None
+  assert curves.plot({"z": "nothing"}, {"one": [one]}, what="step") is None
 
 
 def test_long_curves_are_running_means():
   values = np.random.default_rng(0).normal(size=(2, 24))
-  found = plots_lib.smoothed(values)
+  found = curves.smoothed(values)
   for i in range(24):
     expected = values[:, max(0, i - 4) : i + 1].mean(axis=1)
     np.testing.assert_allclose(found[:, i], expected)
-  np.testing.assert_array_equal(
-    plots_lib.smoothed(values[:, :7]), values[:, :7]
-  )
+  np.testing.assert_array_equal(curves.smoothed(values[:, :7]), values[:, :7])
 
 
 def test_seconds_come_from_either_kind_of_metrics(tmp_path):
@@ -551,9 +549,9 @@ def test_seconds_come_from_either_kind_of_metrics(tmp_path):
       {"step": 150, "perf/steps_per_sec": 5.0},
     ],
   )
-  assert plots_lib.secs_of(supervised) == 60.0
+  assert curves.secs_of(supervised) == 60.0
   reinforced = _write_metrics(
     tmp_path / "rl",
     [{"step": s, "perf/a_secs": 1.5, "perf/b_secs": 2.0} for s in (1, 2)],
   )
-  assert plots_lib.secs_of(reinforced) == 7.0
+  assert curves.secs_of(reinforced) == 7.0

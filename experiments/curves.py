@@ -1,4 +1,4 @@
-"""Curves of trainings, from their metrics files, as SVG for a page.
+"""Curves of trainings, from their metrics files, as SVG.
 
 matplotlib is an extra of the package and imported only here, when it is used.
 """
@@ -84,12 +84,12 @@ def smoothed(values: np.ndarray) -> np.ndarray:
   return (sums[:, ends] - sums[:, starts]) / (ends - starts)
 
 
-def plot(
+def draw(
   panels: Mapping[str, str],
   folders: Mapping[str, Sequence[epath.Path]],
   *,
   what: str,
-) -> str | None:
+) -> bytes | None:
   """Draw a panel for each metric that there is, a line for each training.
 
   Args:
@@ -98,8 +98,11 @@ def plot(
     what: name of the horizontal axis.
 
   Returns:
-    An SVG as a data URL: the mean over seeds, shaded from the lowest to the
-    highest seed; None if no training has any of the metrics.
+    An SVG: the mean over seeds, shaded from the lowest to the highest seed;
+    None if no training has any of the metrics.
+
+  Raises:
+    ImportError: if matplotlib is missing.
   """
   found: dict[str, dict[str, Curve]] = {}
   for name in panels:
@@ -141,7 +144,18 @@ def plot(
   # No date and no random ids: the same numbers give the same file.
   with matplotlib.rc_context({"svg.hashsalt": "paradiff"}):
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-  return data_url(buffer.getvalue(), "image/svg+xml")
+  return buffer.getvalue()
+
+
+def plot(
+  panels: Mapping[str, str],
+  folders: Mapping[str, Sequence[epath.Path]],
+  *,
+  what: str,
+) -> str | None:
+  """Return what `draw` returns as a data URL."""
+  drawn = draw(panels, folders, what=what)
+  return None if drawn is None else data_url(drawn, "image/svg+xml")
 
 
 def data_url(data: bytes, kind: str) -> str:
