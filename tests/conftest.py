@@ -4,7 +4,9 @@ The environment must be set before jax is imported anywhere.
 """
 
 import os
+import pathlib
 
+_MANY_MAPS = 30_000
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _FLAGS:
   os.environ["XLA_FLAGS"] = (
@@ -22,6 +24,18 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 # grain reads absl flags, which no main function has parsed here.
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_compiled_programs():
+  """Forget compiled programs before the process runs out of memory maps.
+
+  Each has some, Linux allows 65,530, and jaxlib 0.7's compiler crashes there.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
