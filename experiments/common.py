@@ -28,6 +28,7 @@ from ml_collections import config_flags
 
 from experiments import processes
 from paradiff import checkpoints
+from paradiff.data import images
 
 T = TypeVar("T")
 
@@ -130,11 +131,8 @@ def write_config(
   config: ml_collections.ConfigDict, workdir: epath.PathLike
 ) -> None:
   """Write `config.json` into the workdir."""
-  path = epath.Path(workdir) / "config.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name("config.json.tmp")
-  temporary.write_text(json.dumps(plain(config), indent=2) + "\n")
-  temporary.replace(path)
+  text = json.dumps(plain(config), indent=2) + "\n"
+  images.write_atomically(epath.Path(workdir) / "config.json", text.encode())
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -216,12 +216,12 @@ def train_and_evaluate(
         window.add(values)
         guard.push(step, values)
       progress.update(step, loss=guard.loss)
-      # A window ends at each checkpoint too: it would not outlive a kill.
       saver.check()
       is_preempted = saver.is_preempted(step)
       save = is_preempted or common.is_due(
         step, experiment.checkpoint.every, num_steps
       )
+      # A window ends at each checkpoint too: it would not outlive a kill.
       if save or common.is_due(step, experiment.log.every, num_steps):
         guard.drain()
         writer.write_scalars(step, window.take())

@@ -12,6 +12,7 @@ import safetensors.numpy
 from etils import epath
 
 from paradiff import checkpoints
+from paradiff.data import images
 
 # By the names of the format; safetensors.numpy does not read bfloat16.
 DTYPES = {
@@ -48,14 +49,10 @@ def save(
     for key, leaf in checkpoints.flatten(jax.device_get(params)).items()
   }
   text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-  _write(root / f"{name}.safetensors", safetensors.numpy.save(flat))
-  _write(root / f"{name}.json", text.encode())
-
-
-def _write(path: epath.Path, data: bytes) -> None:
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(data)
-  temporary.replace(path)
+  images.write_atomically(
+    root / f"{name}.safetensors", safetensors.numpy.save(flat)
+  )
+  images.write_atomically(root / f"{name}.json", text.encode())
 
 
 def load(
