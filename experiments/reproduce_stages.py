@@ -30,8 +30,8 @@ from paradiff import checkpoints
 from paradiff import metrics
 from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
+from paradiff.data import caching
 from paradiff.data import images
-from paradiff.data import pretokenize
 from paradiff.evaluate import scenes as evaluate_lib
 from paradiff.scenes import rules
 from paradiff.scenes import score
@@ -245,7 +245,7 @@ def _identity(run: Run, system: parts_lib.System, seed: int) -> str:
   training = {}
   if system.model != runs.SHIPPED:
     training = common.identity(run.config(system.model, seed))["config"]
-  prompts = pretokenize.digest([repr(example) for example in run.examples])
+  prompts = caching.digest([repr(example) for example in run.examples])
   return json.dumps(
     dict(
       decoding=decoding,

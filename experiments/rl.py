@@ -31,8 +31,8 @@ from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
 from paradiff import sequence as sequence_lib
 from paradiff import train_state
+from paradiff.data import caching
 from paradiff.data import pipeline as data_lib
-from paradiff.data import pretokenize
 from paradiff.rl import iteration as iteration_lib
 from paradiff.rl import reward as reward_lib
 
@@ -154,7 +154,7 @@ def train_and_evaluate(
     identity=common.identity(
       config,
       variant=run.policy.variant.name,
-      policy_digest=pretokenize.digest(
+      policy_digest=caching.digest(
         *jax.tree.leaves(
           jax.device_get((run.policy.params, run.policy.image_params))
         )

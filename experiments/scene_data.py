@@ -9,8 +9,9 @@ from etils import epath
 
 from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
+from paradiff.data import caching
 from paradiff.data import pipeline as data_lib
-from paradiff.data import pretokenize
+from paradiff.data import scene_rows
 from paradiff.scenes import grammar
 
 
@@ -43,7 +44,7 @@ def load_rows(
 
   def make() -> dict[str, np.ndarray]:
     progress = metrics.Progress(config.size, stream=stream, what="tokens of")
-    rows = pretokenize.scene_rows(
+    rows = scene_rows.make(
       examples,  # type: ignore[arg-type]
       layout=variant.layout,
       vocab=variant.vocab,
@@ -55,7 +56,7 @@ def load_rows(
     progress.close()
     return rows
 
-  key = pretokenize.digest(
+  key = caching.digest(
     dataclasses.asdict(config),
     dataclasses.asdict(variant.layout),
     dataclasses.asdict(variant.vocab),
@@ -64,7 +65,7 @@ def load_rows(
     # A change to the world itself shows in its first examples.
     [repr(examples[i]) for i in range(min(100, config.size))],
   )
-  rows = pretokenize.cached(folder, key, make)
+  rows = caching.cached(folder, key, make)
   return data_lib.ArraySource(
     {**rows, "index": np.arange(config.size, dtype=np.int32)}
   )

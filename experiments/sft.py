@@ -37,8 +37,8 @@ from paradiff import sharding
 from paradiff import step as step_lib
 from paradiff import train_state
 from paradiff import variants
+from paradiff.data import caching
 from paradiff.data import pipeline as data_lib
-from paradiff.data import pretokenize
 from paradiff.diffusion import objective
 from paradiff.models import transformer as transformer_lib
 
@@ -93,7 +93,7 @@ def identity(
     config,
     variant=parts.pop("name"),
     model=parts,
-    image_tokenizer_digest=pretokenize.digest(
+    image_tokenizer_digest=caching.digest(
       jax.device_get(pipeline.image_params)
     ),
   )

@@ -1,12 +1,11 @@
-"""Laws of token rows and of the file that keeps them."""
+"""Laws of the token rows of the scenes world."""
 
 import numpy as np
-import pytest
 
 from paradiff import sequence as sequence_lib
 from paradiff import variants
 from paradiff.data import pipeline
-from paradiff.data import pretokenize
+from paradiff.data import scene_rows
 from paradiff.data import text
 from paradiff.scenes import grammar
 from paradiff.scenes import render
@@ -31,7 +30,7 @@ def test_rows_read_back_as_their_examples():
     calls.append(pictures.shape)
     return _codes(pictures)
 
-  rows = pretokenize.scene_rows(
+  rows = scene_rows.make(
     source,
     layout=MICRO.layout,
     vocab=MICRO.vocab,
@@ -67,45 +66,3 @@ def test_rows_read_back_as_their_examples():
       got = rows["prefix"][i][span][1:-1] - MICRO.vocab.code_offset
       np.testing.assert_array_equal(got, codes)
   assert kinds == {"edit", "generate"}
-
-
-def test_rows_are_made_once(tmp_path):
-  made = []
-
-  def make():
-    made.append(1)
-    return {"a": np.arange(5)}
-
-  for _ in range(3):
-    got = pretokenize.cached(tmp_path / "cache", "key", make)
-    np.testing.assert_array_equal(got["a"], np.arange(5))
-  assert len(made) == 1
-  pretokenize.cached(tmp_path / "cache", "other", make)
-  assert len(made) == 2
-  names = {p.name for p in (tmp_path / "cache").iterdir()}
-  assert names == {"key.npz", "other.npz"}
-
-
-def test_a_damaged_file_is_named(tmp_path):
-  make = lambda: {"a": np.arange(5)}  # noqa: E731
-  pretokenize.cached(tmp_path, "key", make)
-  path = tmp_path / "key.npz"
-  path.write_bytes(path.read_bytes()[:50])
-  with pytest.raises(ValueError, match=r"key\.npz must be a complete"):
-    pretokenize.cached(tmp_path, "key", make)
-
-
-def test_digest_depends_on_every_part():
-  weights = {"w": np.arange(4.0)}
-  base = pretokenize.digest({"seed": 1}, weights, b"x")
-  assert base == pretokenize.digest({"seed": 1}, weights, b"x")
-  assert len(base) == 16
-  others = {
-    pretokenize.digest({"seed": 2}, weights, b"x"),
-    pretokenize.digest({"seed": 1}, {"w": np.arange(4.0) + 1}, b"x"),
-    pretokenize.digest({"seed": 1}, {"v": np.arange(4.0)}, b"x"),
-    pretokenize.digest({"seed": 1}, {"w": np.arange(4)}, b"x"),
-    pretokenize.digest({"seed": 1}, weights, b"y"),
-  }
-  assert base not in others
-  assert len(others) == 5

@@ -1,19 +1,12 @@
-"""Examples to token rows, once: no encoder runs inside a train step.
+"""Examples of the scenes world to token rows: no encoder inside a train step.
 
 A row is what the loss reads: prefix int32[P], prefix_valid bool[P] and answer
-int32[A]. Rows are kept in one file whose name is a digest of everything that
-they depend on, so a file is either right or absent.
+int32[A].
 """
 
-import hashlib
-import io
-import json
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from etils import epath
 
 from paradiff import layout as layout_lib
 from paradiff import sequence as sequence_lib
@@ -26,34 +19,7 @@ EncodePictures = Callable[[np.ndarray], np.ndarray]
 OnProgress = Callable[[int, int], None]
 
 
-def digest(*parts: Any) -> str:
-  """Return 16 hexadecimal digits that depend on every part.
-
-  Args:
-    *parts: JSON data, bytes, arrays, or mappings of those.
-  """
-  sha = hashlib.sha256()
-
-  def feed(part: Any) -> None:
-    if isinstance(part, Mapping):
-      for name in sorted(part):
-        feed(name)
-        feed(part[name])
-    elif isinstance(part, bytes):
-      sha.update(b"b%d:" % len(part) + part)
-    elif hasattr(part, "dtype"):
-      array = np.ascontiguousarray(part)
-      feed([str(array.dtype), list(array.shape)])
-      sha.update(array.tobytes())
-    else:
-      sha.update(json.dumps(part, sort_keys=True).encode() + b"\n")
-
-  for part in parts:
-    feed(part)
-  return sha.hexdigest()[:16]
-
-
-def scene_rows(
+def make(
   examples: Sequence[rules.Example],
   *,
   layout: layout_lib.Layout,
@@ -113,36 +79,3 @@ def scene_rows(
     if on_progress is not None:
       on_progress(stop, len(examples))
   return {name: np.stack(arrays) for name, arrays in rows.items()}
-
-
-def cached(
-  folder: epath.PathLike, key: str, make: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-  """Return `make()`'s arrays, from `folder/key.npz` where that exists.
-
-  Args:
-    folder: where the file lies, created if need be.
-    key: a `digest` of all that the arrays depend on.
-    make: computes them; the file is written whole or not at all.
-
-  Raises:
-    ValueError: if the file is damaged, naming it.
-  """
-  path = epath.Path(folder) / f"{key}.npz"
-  if path.exists():
-    try:
-      with np.load(io.BytesIO(path.read_bytes())) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-      raise ValueError(
-        f"{path} must be a complete npz file; delete it to have it made anew, "
-        f"got {error}"
-      ) from error
-  made = make()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  buffer = io.BytesIO()
-  np.savez(buffer, **cast(Any, made))
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_bytes(buffer.getbuffer())
-  temporary.replace(path)
-  return made

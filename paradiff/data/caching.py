@@ -1,0 +1,73 @@
+"""Arrays kept in files whose name is a digest of all they depend on.
+
+So a file is either right or absent.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+from etils import epath
+
+from paradiff.data import images
+
+
+def digest(*parts: Any) -> str:
+  """Return 16 hexadecimal digits that depend on every part.
+
+  Args:
+    *parts: JSON data, bytes, arrays, or mappings of those.
+  """
+  sha = hashlib.sha256()
+
+  def feed(part: Any) -> None:
+    if isinstance(part, Mapping):
+      for name in sorted(part):
+        feed(name)
+        feed(part[name])
+    elif isinstance(part, bytes):
+      sha.update(b"b%d:" % len(part) + part)
+    elif hasattr(part, "dtype"):
+      array = np.ascontiguousarray(part)
+      feed([str(array.dtype), list(array.shape)])
+      sha.update(array.tobytes())
+    else:
+      sha.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+
+  for part in parts:
+    feed(part)
+  return sha.hexdigest()[:16]
+
+
+def cached(
+  folder: epath.PathLike, key: str, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+  """Return `make()`'s arrays, from `folder/key.npz` where that exists.
+
+  Args:
+    folder: where the file lies, created if need be.
+    key: a `digest` of all that the arrays depend on.
+    make: computes them; the file is written whole or not at all.
+
+  Raises:
+    ValueError: if the file is damaged, naming it.
+  """
+  path = epath.Path(folder) / f"{key}.npz"
+  if path.exists():
+    try:
+      with np.load(io.BytesIO(path.read_bytes())) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+      raise ValueError(
+        f"{path} must be a complete npz file; delete it to have it made anew, "
+        f"got {error}"
+      ) from error
+  made = make()
+  buffer = io.BytesIO()
+  np.savez(buffer, **cast(Any, made))
+  images.write_atomically(path, buffer.getvalue())
+  return made
