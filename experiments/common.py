@@ -40,6 +40,7 @@ FREE_KEYS = (
   "image_tokenizer",
   "log",
   "mesh",
+  "text_tokenizer",
 )
 
 

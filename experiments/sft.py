@@ -14,7 +14,7 @@ Source: arXiv 2511.09611 section 3.1 and appendix H.
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -24,8 +24,8 @@ from etils import epath
 
 from experiments import common
 from experiments import options
+from experiments import own_data
 from experiments import processes
-from experiments import scene_data
 from experiments import start
 from experiments import watch
 from paradiff import checkpoints
@@ -38,6 +38,7 @@ from paradiff import step as step_lib
 from paradiff import train_state
 from paradiff import variants
 from paradiff.data import caching
+from paradiff.data import coded
 from paradiff.data import pipeline as data_lib
 from paradiff.diffusion import objective
 from paradiff.models import transformer as transformer_lib
@@ -50,6 +51,8 @@ class Experiment:
   Attributes:
     variant: a name in `variants.VARIANTS`.
     image_tokenizer: folder that holds the trained image tokenizer.
+    text_tokenizer: folder that holds a text tokenizer; None for the words of
+      the scenes world.
     num_steps: updates.
     optim: the optimiser; `num_steps` is the run's.
     data: what to learn from.
@@ -70,9 +73,10 @@ class Experiment:
   image_tokenizer: str
   num_steps: int
   optim: Mapping[str, Any]
-  data: scene_data.DataConfig
+  data: own_data.DataConfig
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   init_from: str | None = None
+  text_tokenizer: str | None = None
   cache: str | None = None
   seed: int = 0
   batch_size: int = 64
@@ -84,11 +88,18 @@ class Experiment:
 
 
 def identity(
-  config: ml_collections.ConfigDict, pipeline: pipeline_lib.ParallelPipeline
+  config: ml_collections.ConfigDict,
+  pipeline: pipeline_lib.ParallelPipeline,
+  sources: Sequence[coded.CodedSource] = (),
 ) -> dict[str, Any]:
   """Return what a checkpoint must share with the run that resumes from it."""
   parts = variants.to_dict(pipeline.variant)
   del parts["sampler"]  # sampling does not change what is learned
+  if sources:
+    config = config.copy_and_resolve_references()
+    config.data.folders = tuple(source.digest for source in sources)
+  if config.get("text_tokenizer") is not None:
+    parts["words"] = sorted(pipeline.text_tokenizer.fast.get_vocab().items())
   return common.identity(
     config,
     variant=parts.pop("name"),
@@ -141,8 +152,14 @@ def train_and_evaluate(
   optim_config = common.build(
     optim.OptimConfig, experiment.optim, num_steps=num_steps
   )
-  variant = start.load_variant(experiment.variant, experiment.model)
-  pipeline = start.load_pipeline(experiment.image_tokenizer, variant)
+  tokenizers = start.load_tokenizers(
+    experiment.image_tokenizer, experiment.text_tokenizer
+  )
+  variant = start.load_variant(
+    experiment.variant, experiment.model, tokenizers=tokenizers
+  )
+  pipeline = start.make_pipeline(variant, tokenizers)
+  sources = own_data.open_folders(experiment.data, pipeline)
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
 
   # The state, drawn into its shardings; a checkpoint replaces it.
@@ -150,7 +167,7 @@ def train_and_evaluate(
     optim_config, matrix_axes=transformer_lib.matrix_axes(variant.transformer)
   )
   state, places = train_state.init_state(
-    start.make_init(experiment.init_from, variant),
+    start.make_init(experiment.init_from, variant, tokenizers.words),
     tx,
     jax.random.key(experiment.seed),
     mesh=mesh,
@@ -158,7 +175,7 @@ def train_and_evaluate(
   )
   saver = checkpoints.Checkpointer(
     root,
-    identity=identity(config, pipeline),
+    identity=identity(config, pipeline, sources),
     num_kept=experiment.checkpoint.num_kept,
     best_metric=experiment.evaluate.best_metric,
     report=stream.write,
@@ -177,9 +194,10 @@ def train_and_evaluate(
     stream.write(f"resuming at step {first}\n")
 
   common.write_config(config, root)
-  rows = scene_data.load_rows(
+  rows = own_data.load(
     experiment.data,
     pipeline,
+    sources,
     folder=epath.Path(experiment.cache or root / "cache"),
     stream=stream,
   )

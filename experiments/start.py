@@ -1,62 +1,122 @@
 """What a run starts from: a variant, its tokenizers and first parameters."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from etils import epath
 
 from experiments import common
 from paradiff import checkpoints
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
-from paradiff import pretrained
 from paradiff import variants
+from paradiff.data import encoding
 from paradiff.data import text as text_lib
 from paradiff.models import image_tokenizer as image_tokenizer_lib
 from paradiff.models import transformer as transformer_lib
 from paradiff.scenes import grammar
 
 
-def load_variant(name: str, fields: Mapping[str, Any]) -> variants.Variant:
-  """Return the named variant with some fields replaced."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizers:
+  """What turns pictures and words into ids.
+
+  Attributes:
+    pictures: sizes of the image tokenizer.
+    image_params: its parameters, on the host.
+    words: the text tokenizer.
+  """
+
+  pictures: image_tokenizer_lib.ImageTokenizerConfig
+  image_params: Any
+  words: text_lib.TextTokenizer
+
+
+def load_tokenizers(
+  image_tokenizer: str, text_tokenizer: str | None
+) -> Tokenizers:
+  """Load both tokenizers.
+
+  Args:
+    image_tokenizer: a shipped model or a folder.
+    text_tokenizer: a folder; None for the words of the scenes world.
+
+  Raises:
+    FileNotFoundError: if one of them is not there.
+    ValueError: if one is damaged, naming the file.
+  """
+  pictures, params = encoding.load_tokenizer(image_tokenizer)
+  return Tokenizers(pictures, params, load_words(text_tokenizer))
+
+
+def load_words(folder: str | None) -> text_lib.TextTokenizer:
+  """Load a text tokenizer; None for the words of the scenes world."""
+  if folder is not None:
+    return text_lib.TextTokenizer.load(folder)
+  return text_lib.TextTokenizer(text_lib.build_word_tokenizer(grammar.WORDS))
+
+
+def load_variant(
+  name: str, fields: Mapping[str, Any], *, tokenizers: Tokenizers
+) -> variants.Variant:
+  """Return the named variant, made for the tokenizers, with changed fields.
+
+  Places follow from the layout.
+
+  Raises:
+    ValueError: if there is no such variant, a field is wrong, or the
+      tokenizers do not suit it.
+  """
   if name not in variants.VARIANTS:
     raise ValueError(
       f"variant must be one of {sorted(variants.VARIANTS)}, got {name!r}"
     )
-  base = variants.VARIANTS[name]
-  return common.override(base, fields)
+  fitted = variants.fit(
+    variants.VARIANTS[name],
+    pictures=tokenizers.pictures,
+    word_ids=tokenizers.words.ids,
+    num_words=len(tokenizers.words),
+  )
+  changed = common.override(fitted, fields)
+  backbone = changed.transformer
+  if backbone.place_grids == fitted.transformer.place_grids:
+    backbone = dataclasses.replace(
+      backbone, place_grids=places_lib.grids(changed.layout)
+    )
+  return dataclasses.replace(changed, transformer=backbone)
 
 
-def load_pipeline(
-  image_tokenizer: str, variant: variants.Variant
+def make_pipeline(
+  variant: variants.Variant, tokenizers: Tokenizers
 ) -> pipeline_lib.ParallelPipeline:
   """Return the pipeline without a transformer: tokenizers only.
 
   Raises:
-    FileNotFoundError: if there is no image tokenizer.
-    ValueError: if it is damaged or of another shape, naming the file.
+    ValueError: if the variant is of other tokenizers.
   """
-  folder = epath.Path(image_tokenizer)
-  params, _ = pretrained.load(folder, "image_tokenizer")
-  config = variant.pictures
-  checkpoints.check_shapes(
-    params,
-    jax.eval_shape(lambda: image_tokenizer_lib.init(config, jax.random.key(0))),
-    source=str(folder / "image_tokenizer.safetensors"),
-  )
-  words = text_lib.build_word_tokenizer(grammar.WORDS)
+  for what, wanted, found in (
+    ("image tokenizer", variant.pictures, tokenizers.pictures),
+    ("number of words", variant.vocab.text_size, len(tokenizers.words)),
+  ):
+    if wanted != found:
+      raise ValueError(
+        f"the variant must have the {what} that it is given, {found}, got "
+        f"{wanted}"
+      )
   return pipeline_lib.ParallelPipeline(
     variant=variant,
     params=None,
-    image_params=jax.device_put(params),
-    text_tokenizer=text_lib.TextTokenizer(words),
+    image_params=jax.device_put(tokenizers.image_params),
+    text_tokenizer=tokenizers.words,
   )
 
 
 def make_init(
-  init_from: str | None, variant: variants.Variant
+  init_from: str | None,
+  variant: variants.Variant,
+  words: text_lib.TextTokenizer | None = None,
 ) -> Callable[[jax.Array], Any]:
   """Return what draws the first parameters from a key.
 
@@ -66,6 +126,7 @@ def make_init(
       words are taken; rows of picture codes are drawn, for they differ in
       meaning. A place gets the row of its counterpart there and half of its
       own first row, to tell apart what was one place.
+    words: those of the run; None for the scenes world's.
 
   Raises:
     FileNotFoundError: if there is no such model.
@@ -75,8 +136,8 @@ def make_init(
   if init_from is None:
     return draw
   other = pipeline_lib.ParallelPipeline.from_pretrained(init_from)
-  words = text_lib.build_word_tokenizer(grammar.WORDS)
-  if other.text_tokenizer.fast.get_vocab() != words.get_vocab():
+  own = load_words(None) if words is None else words
+  if other.text_tokenizer.fast.get_vocab() != own.fast.get_vocab():
     raise ValueError(f"init_from must speak the same words, got {init_from!r}")
   same = other.variant.name == variant.name
   num_rows = variant.vocab.size if same else variant.vocab.text_size

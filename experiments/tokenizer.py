@@ -1,7 +1,10 @@
-"""Train an image tokenizer on pictures of random scenes.
+"""Train an image tokenizer on pictures of random scenes, or on your own.
 
   python -m experiments.tokenizer \
     --config=experiments/configs/tokenizer_micro.py --workdir=DIR
+  python -m experiments.tokenizer \
+    --config=experiments/configs/tokenizer_emoji.py --workdir=DIR \
+    --config.data.folder=PICTURES
 
 The losses are those of MAGVIT-v2 (arXiv 2310.05737, section 3.1) without the
 adversarial one: reconstruction, entropy and commitment, through
@@ -10,7 +13,8 @@ the codes, so a code should mean one thing whatever its neighbours are:
 *locality* asks the codes of a picture to be those of its crops.
 
 Three stages: crops of one code each, which is cheap and settles the codebook;
-whole pictures beside their crops; the decoder alone, with the codes fixed.
+whole pictures, beside their crops or with codes of their own
+(`loss.whole_codes`); the decoder alone, with the codes fixed.
 """
 
 import dataclasses
@@ -26,9 +30,9 @@ from etils import epath
 
 from experiments import common
 from experiments import processes
-from experiments import tokenizer_data
 from experiments import tokenizer_evaluation
 from experiments import tokenizer_loss
+from experiments import tokenizer_sources
 from paradiff import checkpoints
 from paradiff import metrics
 from paradiff import optim
@@ -39,25 +43,15 @@ from paradiff.models import image_tokenizer
 
 
 def make_batch(
-  config: ml_collections.ConfigDict, loss: tokenizer_loss.LossConfig, done: int
+  data: tokenizer_sources.Data, loss: tokenizer_loss.LossConfig, done: int
 ) -> dict[str, np.ndarray]:
   """Return pictures and coefficients of the step after `done` steps.
 
-  They follow from the seed and the step alone, so a run can resume anywhere.
+  They follow from the data and the step alone, so a run can resume anywhere.
   """
-  rng = np.random.default_rng([config.seed, 0, done])
-  is_finish = done >= config.optim.num_steps
-  return {
-    "pictures": tokenizer_data.train_pictures(
-      rng,
-      num_pictures=config.batch_size,
-      thin_rate=config.finish_thin_rate if is_finish else config.thin_rate,
-    ),
-    "batch_entropy_coef": np.asarray(
-      loss.batch_entropy_coef * max(0.0, 1.0 - done / loss.batch_entropy_steps),
-      np.float32,
-    ),
-  }
+  rest = max(0.0, 1.0 - done / loss.batch_entropy_steps)
+  coef = np.asarray(loss.batch_entropy_coef * rest, np.float32)
+  return {"pictures": data.batch(done), "batch_entropy_coef": coef}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +104,11 @@ def make_stages(
     return dataclasses.replace(new_state, params=params), values
 
   first_step = make_step(tokenizer_loss.first_loss, codes_tx, codes_rate)
-  whole_step = make_step(tokenizer_loss.whole_loss, codes_tx, codes_rate)
+  whole_losses = {
+    "crops": tokenizer_loss.whole_loss,
+    "pictures": tokenizer_loss.picture_loss,
+  }
+  whole_step = make_step(whole_losses[loss.whole_codes], codes_tx, codes_rate)
   return (
     Stage(config.crop_steps, codes_tx, jax.jit(first_step, donate_argnums=0)),
     Stage(num_codes_steps, codes_tx, jax.jit(whole_step, donate_argnums=0)),
@@ -126,7 +124,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Run the experiment, resuming from what the workdir holds.
 
   Args:
-    config: see `experiments/configs/tokenizer_micro.py`.
+    config: see `experiments/configs/tokenizer_micro.py`, and
+      `tokenizer_emoji.py` for pictures of one's own.
     workdir: checkpoints, metrics, samples, and `export/`: the result.
 
   Returns:
@@ -143,6 +142,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   loss = common.build(tokenizer_loss.LossConfig, config.loss)
   stages = make_stages(config, tokenizer, loss)
   num_steps = stages[-1].end
+  data, evaluation = tokenizer_sources.make(
+    config, tokenizer, report=sys.stderr.write
+  )
   params_key, train_key = jax.random.split(jax.random.key(config.seed))
   init = jax.jit(image_tokenizer.init, static_argnums=0)
   state = train_state.create(
@@ -151,7 +153,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
   checkpointer = checkpoints.Checkpointer(
     workdir,
-    identity=common.identity(config, experiment="tokenizer"),
+    identity=common.identity(config, experiment="tokenizer", **data.identity),
     report=sys.stderr.write,
   )
   restored = checkpointer.restore(state)
@@ -159,9 +161,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   state = state if restored is None else restored[0]
   common.write_config(config, workdir)
   writer = metrics.Writer(workdir, resume_step=start or None)
-  evaluation = tokenizer_evaluation.Evaluation(
-    tokenizer, seed=config.seed, **config.evaluate.scenes
-  )
   window, guard = metrics.Window(), common.Guard()
   progress = metrics.Progress(num_steps, stream=sys.stderr, start_step=start)
   scores: dict[str, float] = {}
@@ -171,7 +170,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       if done == stages[1].end + 1:
         opt_state = stage.tx.init(state.params)
         state = dataclasses.replace(state, opt_state=opt_state)
-      batch = jax.device_put(make_batch(config, loss, done - 1))
+      batch = jax.device_put(make_batch(data, loss, done - 1))
       state, values = stage.train_step(state, batch)
       guard.push(done, values)
       window.add(values)

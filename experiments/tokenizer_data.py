@@ -1,4 +1,7 @@
-"""Pictures that the image tokenizers are trained and tested on."""
+"""Random scenes that image tokenizers are trained and tested on."""
+
+import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,39 @@ LOOKS = tuple(
   for colour in world.COLOURS
   for shape in world.SHAPES
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesData:
+  """Crowded random scenes, drawn anew at every step.
+
+  Attributes:
+    seed: of the run.
+    batch_size: pictures a step.
+    thin_rate: as `train_pictures`.
+    finish_thin_rate: the same from step `finish_step` on.
+    finish_step: steps done when the decoder begins to train alone.
+  """
+
+  seed: int
+  batch_size: int
+  thin_rate: float
+  finish_thin_rate: float
+  finish_step: int
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What else than the config defines the pictures: nothing."""
+    return {}
+
+  def batch(self, done: int) -> np.ndarray:
+    """Return uint8[B, 64, 64, 3] of the step after `done` steps."""
+    is_finish = done >= self.finish_step
+    return train_pictures(
+      np.random.default_rng([self.seed, 0, done]),
+      num_pictures=self.batch_size,
+      thin_rate=self.finish_thin_rate if is_finish else self.thin_rate,
+    )
 
 
 def random_scene(

@@ -1,5 +1,6 @@
-"""How well held-out scenes can be read after encoding and decoding."""
+"""How well held-out pictures come back after encoding and decoding."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,84 @@ from paradiff.scenes import world
 _HELD_OUT = 1  # second word of the seed of scenes never trained on
 
 
+# Parameters and uint8[N, H, W, 3] to codes int32[N, L] and pictures.
+_Autoencode = Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def _make_autoencode(
+  tokenizer: image_tokenizer.ImageTokenizerConfig, *, batch_size: int
+) -> _Autoencode:
+  """Return what encodes and decodes any number of pictures in batches."""
+
+  @jax.jit
+  def autoencode(params: Any, pictures: jax.Array) -> Any:
+    floats = image_tokenizer.to_float(tokenizer, pictures)
+    codes = image_tokenizer.encode(tokenizer, params, floats)
+    decoded = image_tokenizer.decode(tokenizer, params, codes)
+    return codes, image_tokenizer.to_uint8(tokenizer, decoded)
+
+  def run(params: Any, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    codes, decoded = [], []
+    for start in range(0, len(pictures), batch_size):
+      chunk = pictures[start : start + batch_size]
+      short = batch_size - len(chunk)
+      padded = np.pad(chunk, ((0, short), (0, 0), (0, 0), (0, 0)))
+      outputs = jax.device_get(autoencode(params, jax.device_put(padded)))
+      codes.append(outputs[0][: len(chunk)])
+      decoded.append(outputs[1][: len(chunk)])
+    return np.concatenate(codes), np.concatenate(decoded)
+
+  return run
+
+
+def _psnr(difference: np.ndarray) -> float:
+  """Return the peak signal-to-noise ratio in dB of differences in bytes."""
+  mean_square = np.square(difference).mean()
+  return float(10 * np.log10(255**2 / max(mean_square, 1e-9)))
+
+
+class PictureEvaluation:
+  """Held-out pictures of any kind, and how far off they come back."""
+
+  def __init__(
+    self,
+    tokenizer: image_tokenizer.ImageTokenizerConfig,
+    pictures: np.ndarray,
+    *,
+    batch_size: int,
+  ) -> None:
+    """Keep what is held out.
+
+    Args:
+      tokenizer: the sizes.
+      pictures: uint8[N, H, W, 3], at least one.
+      batch_size: pictures encoded at a time.
+    """
+    self._pictures = pictures
+    self._codebook_size = tokenizer.codebook_size
+    self._autoencode = _make_autoencode(tokenizer, batch_size=batch_size)
+
+  def run(self, params: Any) -> tuple[dict[str, float], np.ndarray]:
+    """Encode and decode every held-out picture.
+
+    Returns:
+      Scores, and a picture uint8[H, W, 3] of originals above what came back.
+      The error is in levels of 255; the perplexity is how many codes, used
+      evenly, would be as diverse.
+    """
+    codes, decoded = self._autoencode(params, self._pictures)
+    difference = decoded.astype(np.float64) - self._pictures
+    counts = np.bincount(codes.ravel(), minlength=self._codebook_size)
+    rate = counts[counts > 0] / counts.sum()
+    scores = {
+      "eval/psnr": _psnr(difference),
+      "eval/mean_absolute_error": float(np.abs(difference).mean()),
+      "eval/codes_used": float((counts > 0).sum()),
+      "eval/code_perplexity": float(np.exp(-(rate * np.log(rate)).sum())),
+    }
+    return scores, _grid(self._pictures, decoded)
+
+
 class Evaluation:
   """Held-out scenes, and how well their reconstructions can be read."""
 
@@ -30,17 +109,8 @@ class Evaluation:
     rng = np.random.default_rng([seed, _HELD_OUT])
     self._scenes = [tokenizer_data.random_scene(rng) for _ in range(num_scenes)]
     self._pictures = np.stack([render.render(s) for s in self._scenes])
-    self._batch_size = batch_size
     self._side = tokenizer.grid_size
-
-    @jax.jit
-    def autoencode(params: Any, pictures: jax.Array) -> Any:
-      floats = image_tokenizer.to_float(tokenizer, pictures)
-      codes = image_tokenizer.encode(tokenizer, params, floats)
-      decoded = image_tokenizer.decode(tokenizer, params, codes)
-      return codes, image_tokenizer.to_uint8(tokenizer, decoded)
-
-    self._autoencode = autoencode
+    self._autoencode = _make_autoencode(tokenizer, batch_size=batch_size)
 
   def run(self, params: Any) -> tuple[dict[str, float], np.ndarray]:
     """Encode, decode and parse every held-out scene.
@@ -48,19 +118,9 @@ class Evaluation:
     Returns:
       Scores, and a picture uint8[H, W, 3] of originals above what came back.
     """
-    codes, decoded = [], []
-    for start in range(0, len(self._pictures), self._batch_size):
-      chunk = self._pictures[start : start + self._batch_size]
-      short = self._batch_size - len(chunk)
-      padded = np.pad(chunk, ((0, short), (0, 0), (0, 0), (0, 0)))
-      outputs = jax.device_get(self._autoencode(params, jax.device_put(padded)))
-      codes.append(outputs[0][: len(chunk)])
-      decoded.append(outputs[1][: len(chunk)])
-    pictures = np.concatenate(decoded)
-    scores = self._read(pictures) | self._count(np.concatenate(codes))
-    difference = pictures.astype(np.float64) - self._pictures
-    mean_square = np.square(difference).mean()
-    scores["eval/psnr"] = float(10 * np.log10(255**2 / mean_square))
+    codes, pictures = self._autoencode(params, self._pictures)
+    scores = self._read(pictures) | self._count(codes)
+    scores["eval/psnr"] = _psnr(pictures.astype(np.float64) - self._pictures)
     return scores, _grid(self._pictures, pictures)
 
   def _read(self, pictures: np.ndarray) -> dict[str, float]:

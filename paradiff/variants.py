@@ -179,22 +179,65 @@ def from_dict(data: Mapping[str, Any]) -> Variant:
     ) from error
 
 
-def _scenes_vocab(code_bits: int) -> vocab_lib.Vocab:
-  """Return the ids over the scenes world's words and 2**code_bits codes."""
-  text_size = len(text.SPECIAL_TOKENS) + len(grammar.WORDS)
-  special = {name: i for i, name in enumerate(text.SPECIAL_TOKENS)}
+def _small_vocab(
+  word_ids: Mapping[str, int], *, num_words: int, codebook_size: int
+) -> vocab_lib.Vocab:
+  """Return the ids of words and, behind them, of picture codes."""
+  missing = sorted(set(text.SPECIAL_TOKENS) - set(word_ids))
+  if missing:
+    raise ValueError(
+      f"a text tokenizer must have the special tokens {text.SPECIAL_TOKENS}, "
+      f"got none of {missing}"
+    )
   return vocab_lib.Vocab(
-    size=text_size + 2**code_bits,
-    text_size=text_size,
-    code_offset=text_size,
-    codebook_size=2**code_bits,
-    mask_id=special["<|mdm_mask|>"],
-    bos_id=special["<|startoftext|>"],
-    eos_id=special["<|endoftext|>"],
-    soi_id=special["<|soi|>"],
-    eoi_id=special["<|eoi|>"],
-    edit_id=special["<|interleave|>"],
-    generate_id=special["<|t2it|>"],
+    size=num_words + codebook_size,
+    text_size=num_words,
+    code_offset=num_words,
+    codebook_size=codebook_size,
+    mask_id=word_ids["<|mdm_mask|>"],
+    bos_id=word_ids["<|startoftext|>"],
+    eos_id=word_ids["<|endoftext|>"],
+    soi_id=word_ids["<|soi|>"],
+    eoi_id=word_ids["<|eoi|>"],
+    edit_id=word_ids["<|interleave|>"],
+    generate_id=word_ids["<|t2it|>"],
+  )
+
+
+def fit(
+  variant: Variant,
+  *,
+  pictures: image_tokenizer_lib.ImageTokenizerConfig,
+  word_ids: Mapping[str, int],
+  num_words: int,
+) -> Variant:
+  """Return a small variant for other tokenizers.
+
+  Args:
+    variant: one of `VARIANTS`.
+    pictures: the image tokenizer.
+    word_ids: ids of the text tokenizer's special tokens.
+    num_words: length of the text tokenizer, special tokens included.
+
+  Raises:
+    ValueError: if the text tokenizer lacks a special token.
+  """
+  vocab = _small_vocab(
+    word_ids, num_words=num_words, codebook_size=pictures.codebook_size
+  )
+  side = pictures.grid_size
+  layout = dataclasses.replace(variant.layout, grid=(side, side))
+  backbone = dataclasses.replace(
+    variant.transformer,
+    vocab_size=vocab.size,
+    place_grids=places.grids(layout),
+  )
+  return dataclasses.replace(
+    variant,
+    transformer=backbone,
+    image_tokenizer=pictures,
+    vocab=vocab,
+    layout=layout,
   )
 
 
@@ -204,7 +247,11 @@ def _scenes_variant(
   sampler: settings.SamplerConfig,
 ) -> Variant:
   """Return a small variant over the scenes world."""
-  vocab = _scenes_vocab(image_tokenizer.code_bits)
+  vocab = _small_vocab(
+    {name: i for i, name in enumerate(text.SPECIAL_TOKENS)},
+    num_words=len(text.SPECIAL_TOKENS) + len(grammar.WORDS),
+    codebook_size=image_tokenizer.codebook_size,
+  )
   side = image_tokenizer.grid_size
   layout = layout_lib.Layout(grid=(side, side), prompt_len=21, text_len=48)
   return Variant(

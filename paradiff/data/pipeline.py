@@ -7,7 +7,7 @@ batch.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import Any, Protocol
 
@@ -109,12 +109,29 @@ def host_rows(
   return ordered[0][0], max(stop for _, stop in ordered)
 
 
+def _stream(
+  source: Source | Sequence[tuple[Source, float]], seed: int
+) -> grain.MapDataset:
+  """Return the endless stream: each source shuffled anew each epoch."""
+  mixed = source if isinstance(source, Sequence) else [(source, 1.0)]
+  shares = [share for _, share in mixed]
+  if not mixed or min(shares) <= 0:
+    raise ValueError(f"shares of sources must be positive, got {shares}")
+  streams = [
+    grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
+    for rows, _ in mixed
+  ]
+  if len(streams) == 1:
+    return streams[0]
+  return grain.MapDataset.mix(streams, weights=shares)
+
+
 class Batches:
   """Endless iterator of global batches on the devices, one batch ahead."""
 
   def __init__(
     self,
-    source: Source,
+    source: Source | Sequence[tuple[Source, float]],
     *,
     batch_size: int,
     seed: int,
@@ -125,7 +142,8 @@ class Batches:
     """Prepare the stream.
 
     Args:
-      source: the rows.
+      source: the rows, or several sources of rows with the share of each;
+        shares are relative, and hold within any stretch of the stream.
       batch_size: B, rows of a global batch; a multiple of the mesh's `axes`.
       seed: of the shuffles.
       mesh: where batches live.
@@ -133,7 +151,7 @@ class Batches:
       position: batches already taken.
 
     Raises:
-      ValueError: if the batch cannot be split so.
+      ValueError: if the batch cannot be split so, or a share is not positive.
     """
     parts = int(np.prod([mesh.shape[axis] for axis in axes]))
     if batch_size < 1 or batch_size % parts:
@@ -144,8 +162,7 @@ class Batches:
     self._batch_size = batch_size
     spec = jax.sharding.PartitionSpec(axes)
     self.sharding = jax.sharding.NamedSharding(mesh, spec)
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    self._stream = stream
+    self._stream = _stream(source, seed)
     self._rows = host_rows(self.sharding, (batch_size,))
     self._reader = futures.ThreadPoolExecutor(1)
     self._ahead: futures.Future[dict[str, jax.Array]] | None = None

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from paradiff import layout as layout_lib
-from paradiff import sequence as sequence_lib
 from paradiff import vocab as vocab_lib
+from paradiff.data import coded as coded_lib
 from paradiff.data import text as text_lib
+from paradiff.data import token_rows
 from paradiff.scenes import render
 from paradiff.scenes import rules
 
@@ -44,11 +45,7 @@ def make(
   Returns:
     prefix int32[M, P], prefix_valid bool[M, P], answer int32[M, A].
   """
-  rows: dict[str, list[np.ndarray]] = {
-    "prefix": [],
-    "prefix_valid": [],
-    "answer": [],
-  }
+  rows: dict[str, list[np.ndarray]] = {}
   for first in range(0, len(examples), batch_size):
     stop = min(first + batch_size, len(examples))
     batch = [examples[i] for i in range(first, stop)]
@@ -59,23 +56,23 @@ def make(
     missing = 2 * batch_size - len(pictures)
     filler = np.repeat(pictures[:1], missing, axis=0)
     codes = np.asarray(encode_pictures(np.concatenate([pictures, filler])))
+    codes = codes.reshape(len(codes), *(layout.grid or ()))
     for i, example in enumerate(batch):
-      source = None if example.source is None else codes[len(batch) + i]
-      prefix, valid = sequence_lib.encode_prefix(
-        layout,
-        vocab,
-        prompt_ids=text_tokenizer.encode(example.prompt),
-        source_codes=source,
+      has_source = example.source is not None
+      row = token_rows.make(
+        coded_lib.Coded(
+          id="",
+          instruction=example.prompt,
+          reasoning=example.reasoning,
+          source=codes[len(batch) + i] if has_source else None,
+          target=codes[i],
+        ),
+        layout=layout,
+        vocab=vocab,
+        text_tokenizer=text_tokenizer,
       )
-      answer = sequence_lib.encode_answer(
-        layout,
-        vocab,
-        text_ids=text_tokenizer.encode(example.reasoning),
-        codes=codes[i],
-      )
-      rows["prefix"].append(prefix)
-      rows["prefix_valid"].append(valid)
-      rows["answer"].append(answer)
+      for name, array in row.items():
+        rows.setdefault(name, []).append(array)
     if on_progress is not None:
       on_progress(stop, len(examples))
   return {name: np.stack(arrays) for name, arrays in rows.items()}

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from etils import epath
 
 if typing.TYPE_CHECKING:
+  import tokenizers
   import transformers
 
 # The first ids of a word tokenizer, by the names of the published models.
@@ -260,6 +261,20 @@ class TextTokenizer:
     )
 
 
+def wrap(tokenizer: "tokenizers.Tokenizer") -> TextTokenizer:
+  """Name the special tokens of a tokenizer that has `SPECIAL_TOKENS`."""
+  mask, start, end = SPECIAL_TOKENS[:3]
+  return TextTokenizer(
+    _wrapper()(
+      tokenizer_object=tokenizer,
+      bos_token=start,
+      eos_token=end,
+      pad_token=end,
+      mask_token=mask,
+    )
+  )
+
+
 def _shorten(text: str, width: int = 60) -> str:
   """Cut what a message quotes."""
   return text if len(text) <= width else f"{text[: width - 3]}..."
@@ -323,11 +338,4 @@ def build_word_tokenizer(
       for token in SPECIAL_TOKENS
     ]
   )
-  mask, start, end = SPECIAL_TOKENS[:3]
-  return _wrapper()(
-    tokenizer_object=tokenizer,
-    bos_token=start,
-    eos_token=end,
-    pad_token=end,
-    mask_token=mask,
-  )
+  return wrap(tokenizer).fast

@@ -10,6 +10,9 @@ import pytest
 from experiments import start
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
+from paradiff import variants
+from paradiff.data import train_words
+from paradiff.models import image_tokenizer
 from paradiff.models import transformer
 
 
@@ -95,6 +98,45 @@ def test_other_sizes_and_missing_models_are_refused_by_name(folder):
     start.make_init("nowhere", miniature.VARIANT)
 
 
+def _tokenizers(words=None):
+  params = image_tokenizer.init(miniature.VARIANT.pictures, jax.random.key(0))
+  return start.Tokenizers(
+    miniature.VARIANT.pictures, params, words or start.load_words(None)
+  )
+
+
+def test_a_variant_is_made_for_its_tokenizers():
+  words = train_words.train(["Add a hat.", "Thick rain"] * 9, size=290)
+  variant = start.load_variant(
+    "tiny",
+    {"layout": {"prompt_len": 9, "text_len": 7}},
+    tokenizers=_tokenizers(words),
+  )
+  pictures = miniature.VARIANT.pictures
+  assert variant.pictures == pictures
+  assert variant.vocab.text_size == len(words) <= 290
+  assert variant.vocab.mask_id == words.ids["<|mdm_mask|>"]
+  assert variant.vocab.size == len(words) + pictures.codebook_size
+  assert variant.transformer.vocab_size == variant.vocab.size
+  assert variant.layout.grid == (pictures.grid_size,) * 2
+  assert variant.transformer.place_grids == places_lib.grids(variant.layout)
+  pipeline = start.make_pipeline(variant, _tokenizers(words))
+  assert pipeline.text_tokenizer is words
+  with pytest.raises(ValueError, match="number of words"):
+    start.make_pipeline(variant, _tokenizers())
+
+
+def test_the_scenes_words_leave_a_variant_as_it_is():
+  micro = variants.MICRO
+  words = start.load_words(None)
+  assert micro == variants.fit(
+    micro, pictures=micro.pictures, word_ids=words.ids, num_words=len(words)
+  )
+  lacking = {k: v for k, v in words.ids.items() if k != "<|soi|>"}
+  with pytest.raises(ValueError, match=r"must have the special.*<\|soi\|>"):
+    variants.fit(micro, pictures=micro.pictures, word_ids=lacking, num_words=9)
+
+
 def test_unknown_variants_are_refused_by_name():
   with pytest.raises(ValueError, match="variant must be one of"):
-    start.load_variant("huge", {})
+    start.load_variant("huge", {}, tokenizers=_tokenizers())

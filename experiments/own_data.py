@@ -1,0 +1,150 @@
+"""What a supervised run learns from: scenes, or folders of own examples."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TextIO
+
+import jax
+import numpy as np
+from etils import epath
+
+from experiments import scene_data
+from paradiff import metrics
+from paradiff import pipeline as pipeline_lib
+from paradiff.data import caching
+from paradiff.data import coded as coded_lib
+from paradiff.data import pipeline as data_lib
+from paradiff.data import token_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What to learn from: `size` scenes, or `folders`.
+
+  Attributes:
+    size: examples drawn from the scenes world; each epoch shows all of them in
+      another order.
+    seed: of those; the order follows from the run's own seed.
+    folders: of `python -m paradiff.data.pretokenize`.
+    shares: of the batches that each folder gets, relative to each other;
+      default: as many as it has examples.
+
+  Raises:
+    ValueError: if there are both or neither, or a share is missing.
+  """
+
+  size: int = 0
+  seed: int = 0
+  folders: tuple[str, ...] = ()
+  shares: tuple[float, ...] = ()
+
+  def __post_init__(self) -> None:
+    if (self.size > 0) == bool(self.folders):
+      raise ValueError(
+        "data must have either a size, of scenes, or folders, got "
+        f"{self.size=} and {self.folders=}"
+      )
+    if self.shares and (
+      len(self.shares) != len(self.folders) or min(self.shares) <= 0
+    ):
+      raise ValueError(
+        "shares must be positive, one a folder, got "
+        f"{self.shares} for {self.folders}"
+      )
+
+
+def open_folders(
+  config: DataConfig, pipeline: pipeline_lib.ParallelPipeline
+) -> tuple[coded_lib.CodedSource, ...]:
+  """Open all folders.
+
+  Raises:
+    FileNotFoundError: if one is not complete.
+    ValueError: if one has the codes of another image tokenizer.
+  """
+  sources = tuple(map(coded_lib.CodedSource, config.folders))
+  own = caching.digest(jax.device_get(pipeline.image_params))
+  for source in sources:
+    if source.facts["image_tokenizer"] != own:
+      raise ValueError(
+        f"{source.folder} must have the codes of this run's image tokenizer, "
+        f"{own}, got those of {source.facts['image_tokenizer']}"
+      )
+  return sources
+
+
+def load(
+  config: DataConfig,
+  pipeline: pipeline_lib.ParallelPipeline,
+  sources: Sequence[coded_lib.CodedSource],
+  *,
+  folder: epath.Path,
+  stream: TextIO,
+) -> list[tuple[data_lib.Source, float]]:
+  """Return token rows and the share of each source.
+
+  Args:
+    config: what to learn from.
+    pipeline: with the tokenizers.
+    sources: from `open_folders`.
+    folder: where token rows, or what is known of them, are kept.
+    stream: where progress is shown, and what is left out.
+
+  Raises:
+    ValueError: if a folder has no example that fits the model.
+  """
+  if config.size:
+    scenes = scene_data.DataConfig(size=config.size, seed=config.seed)
+    rows = scene_data.load_rows(scenes, pipeline, folder=folder, stream=stream)
+    return [(rows, 1.0)]
+  found = [
+    _fitting(source, pipeline, folder=folder, stream=stream)
+    for source in sources
+  ]
+  shares = config.shares or tuple(float(len(rows)) for rows in found)
+  return list(zip(found, shares, strict=True))
+
+
+def _fitting(
+  source: coded_lib.CodedSource,
+  pipeline: pipeline_lib.ParallelPipeline,
+  *,
+  folder: epath.Path,
+  stream: TextIO,
+) -> token_rows.TokenRows:
+  """Return the rows of those examples that the model has room for."""
+
+  def measure() -> dict[str, np.ndarray]:
+    progress = metrics.Progress(
+      len(source), stream=stream, what="length of example"
+    )
+    measures = token_rows.measure(
+      source, pipeline.text_tokenizer, on_progress=progress.update
+    )
+    progress.close()
+    return measures
+
+  key = caching.digest(
+    source.digest, pipeline.text_tokenizer.fast.backend_tokenizer.to_str()
+  )
+  layout = pipeline.variant.layout
+  measures = caching.cached(folder, f"lengths_{key}", measure)
+  kept, left_out = token_rows.fitting(measures, layout)
+  reasons = "".join(f"\n{n:8} {reason}" for reason, n in left_out.items())
+  if not len(kept):
+    raise ValueError(
+      f"{source.folder} must have an example that fits the model, got none "
+      f"of {len(source)}:{reasons}"
+    )
+  if left_out:
+    stream.write(
+      f"{source.folder}: {len(kept)} of {len(source)} examples fit; left out:"
+      f"{reasons}\n"
+    )
+  return token_rows.TokenRows(
+    source=source,
+    kept=kept,
+    layout=layout,
+    vocab=pipeline.variant.vocab,
+    text_tokenizer=pipeline.text_tokenizer,
+  )
