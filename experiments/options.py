@@ -34,14 +34,15 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-  """The scenes benchmark during training, on tasks of its own.
+  """Scores while training: the scenes benchmark, or own held-out examples.
 
   Attributes:
     every: steps between two evaluations; 0 for none.
-    num_tasks: spread evenly over the categories.
+    num_tasks: spread evenly over the categories, or held-out examples.
     num_samples: tasks shown as pictures and texts.
     seed: of the tasks; not that of the benchmark that is reported.
-    best_metric: the checkpoint with the highest is kept apart.
+    best_metric: the checkpoint with the best is kept apart.
+    best_mode: "max" or "min", which is best.
   """
 
   every: int = 1000
@@ -49,3 +50,4 @@ class EvaluateConfig:
   num_samples: int = 8
   seed: int = 1
   best_metric: str = "eval/output_alignment"
+  best_mode: str = "max"

@@ -28,6 +28,8 @@ class DataConfig:
     folders: of `python -m paradiff.data.pretokenize`.
     shares: of the batches that each folder gets, relative to each other;
       default: as many as it has examples.
+    held_out: a folder whose examples are never learned from, for the scores
+      of runs on own data.
 
   Raises:
     ValueError: if there are both or neither, or a share is missing.
@@ -37,6 +39,7 @@ class DataConfig:
   seed: int = 0
   folders: tuple[str, ...] = ()
   shares: tuple[float, ...] = ()
+  held_out: str | None = None
 
   def __post_init__(self) -> None:
     if (self.size > 0) == bool(self.folders):
@@ -56,13 +59,14 @@ class DataConfig:
 def open_folders(
   config: DataConfig, pipeline: pipeline_lib.ParallelPipeline
 ) -> tuple[coded_lib.CodedSource, ...]:
-  """Open all folders.
+  """Open all folders, the held-out one last.
 
   Raises:
     FileNotFoundError: if one is not complete.
     ValueError: if one has the codes of another image tokenizer.
   """
-  sources = tuple(map(coded_lib.CodedSource, config.folders))
+  names = [*config.folders, *filter(None, [config.held_out])]
+  sources = tuple(map(coded_lib.CodedSource, names))
   own = caching.digest(jax.device_get(pipeline.image_params))
   for source in sources:
     if source.facts["image_tokenizer"] != own:
@@ -80,8 +84,8 @@ def load(
   *,
   folder: epath.Path,
   stream: TextIO,
-) -> list[tuple[data_lib.Source, float]]:
-  """Return token rows and the share of each source.
+) -> tuple[list[tuple[data_lib.Source, float]], token_rows.TokenRows | None]:
+  """Return token rows with the share of each source, and those held out.
 
   Args:
     config: what to learn from.
@@ -96,23 +100,28 @@ def load(
   if config.size:
     scenes = scene_data.DataConfig(size=config.size, seed=config.seed)
     rows = scene_data.load_rows(scenes, pipeline, folder=folder, stream=stream)
-    return [(rows, 1.0)]
+    return [(rows, 1.0)], None
   found = [
-    _fitting(source, pipeline, folder=folder, stream=stream)
+    fitting(source, pipeline, folder=folder, stream=stream)
     for source in sources
   ]
+  apart = None if config.held_out is None else found.pop()
   shares = config.shares or tuple(float(len(rows)) for rows in found)
-  return list(zip(found, shares, strict=True))
+  return list(zip(found, shares, strict=True)), apart
 
 
-def _fitting(
+def fitting(
   source: coded_lib.CodedSource,
   pipeline: pipeline_lib.ParallelPipeline,
   *,
   folder: epath.Path,
   stream: TextIO,
 ) -> token_rows.TokenRows:
-  """Return the rows of those examples that the model has room for."""
+  """Return the rows of those examples that the model has room for.
+
+  Raises:
+    ValueError: if there are none.
+  """
 
   def measure() -> dict[str, np.ndarray]:
     progress = metrics.Progress(

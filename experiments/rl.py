@@ -187,7 +187,11 @@ def train_and_evaluate(
 
   def evaluate(step: int) -> dict[str, float]:
     return watch.evaluate(
-      experiment.evaluate, run.trained(state), tasks, step=step, writer=writer
+      experiment.evaluate,
+      run.trained(state),
+      tasks=tasks,
+      step=step,
+      writer=writer,
     )
 
   def save(step: int, scores: dict[str, float]) -> None:

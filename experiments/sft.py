@@ -12,9 +12,10 @@ Source: arXiv 2511.09611 section 3.1 and appendix H.
 """
 
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -23,6 +24,7 @@ from clu import parameter_overview
 from etils import epath
 
 from experiments import common
+from experiments import held_out
 from experiments import options
 from experiments import own_data
 from experiments import processes
@@ -40,6 +42,7 @@ from paradiff import variants
 from paradiff.data import caching
 from paradiff.data import coded
 from paradiff.data import pipeline as data_lib
+from paradiff.data import token_rows
 from paradiff.diffusion import objective
 from paradiff.models import transformer as transformer_lib
 
@@ -129,6 +132,53 @@ def make_loss(
   return loss_fn
 
 
+def check_scores(experiment: Experiment) -> None:
+  """Refuse scores that the data cannot give.
+
+  Raises:
+    ValueError: if own data are to be scored and none are held out.
+  """
+  data = experiment.data
+  if data.folders and experiment.evaluate.every and data.held_out is None:
+    raise ValueError(
+      "data.held_out must name a folder of own examples to score, or "
+      f"evaluate.every be 0, got {data.held_out=} and "
+      f"{experiment.evaluate.every=}"
+    )
+
+
+def make_scorer(
+  experiment: Experiment,
+  variant: variants.Variant,
+  rows: token_rows.TokenRows | None,
+  *,
+  mesh: jax.sharding.Mesh,
+) -> Callable[..., dict[str, float]]:
+  """Return what scores a pipeline, given `step` and `writer`.
+
+  Args:
+    experiment: the run.
+    variant: the model.
+    rows: held-out examples; None for the scenes benchmark.
+    mesh: where the run's parameters are.
+  """
+  config = experiment.evaluate
+  if rows is None:
+    return functools.partial(
+      watch.evaluate, config, tasks=watch.tasks_of(config)
+    )
+  loss = dataclasses.replace(
+    experiment.loss, drop_text_rate=0.0, drop_image_rate=0.0, drop_both_rate=0.0
+  )
+  return held_out.make(
+    config,
+    rows,
+    make_loss(loss, variant),
+    batch_size=experiment.batch_size,
+    mesh=mesh,
+  ).evaluate
+
+
 def train_and_evaluate(
   config: ml_collections.ConfigDict,
   workdir: epath.PathLike,
@@ -160,6 +210,7 @@ def train_and_evaluate(
   )
   pipeline = start.make_pipeline(variant, tokenizers)
   sources = own_data.open_folders(experiment.data, pipeline)
+  check_scores(experiment)
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
 
   # The state, drawn into its shardings; a checkpoint replaces it.
@@ -178,6 +229,7 @@ def train_and_evaluate(
     identity=identity(config, pipeline, sources),
     num_kept=experiment.checkpoint.num_kept,
     best_metric=experiment.evaluate.best_metric,
+    best_mode=experiment.evaluate.best_mode,
     report=stream.write,
   )
   restored = saver.restore(state)
@@ -194,7 +246,7 @@ def train_and_evaluate(
     stream.write(f"resuming at step {first}\n")
 
   common.write_config(config, root)
-  rows = own_data.load(
+  rows, apart = own_data.load(
     experiment.data,
     pipeline,
     sources,
@@ -218,7 +270,7 @@ def train_and_evaluate(
     out_shardings=(places, None),
     donate_argnums=0,
   )
-  tasks = watch.tasks_of(experiment.evaluate)
+  score = make_scorer(experiment, variant, apart, mesh=mesh)
   writer = metrics.Writer(root, resume_step=first if restored else None)
   writer.write_hparams(common.flat(config))
   window, guard = metrics.Window(), common.Guard()
@@ -251,9 +303,7 @@ def train_and_evaluate(
       if common.is_due(step, experiment.evaluate.every, num_steps):
         guard.drain()
         model = dataclasses.replace(pipeline, params=state.params)
-        scores = watch.evaluate(
-          experiment.evaluate, model, tasks, step=step, writer=writer
-        )
+        scores = score(model, step=step, writer=writer)
         began = (time.monotonic(), step)
       if save:
         writer.flush()  # what stands in a checkpoint stands in the metrics

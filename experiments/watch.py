@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from experiments import options
 from paradiff import metrics
-from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
+from paradiff.data import images
 from paradiff.evaluate import scenes as evaluate_lib
 from paradiff.scenes import benchmark
 from paradiff.scenes import render
 from paradiff.scenes import rules
-from paradiff.scenes import world
 
 T = TypeVar("T")
 
@@ -33,8 +31,8 @@ def tasks_of(config: options.EvaluateConfig) -> tuple[rules.Example, ...]:
 def evaluate(
   config: options.EvaluateConfig,
   pipeline: pipeline_lib.ParallelPipeline,
-  tasks: Sequence[rules.Example],
   *,
+  tasks: Sequence[rules.Example],
   step: int,
   writer: metrics.Writer,
 ) -> dict[str, float]:
@@ -67,34 +65,51 @@ def evaluate(
       if values:
         means[f"eval/{name}{suffix}"] = float(np.mean(values))
   writer.write_scalars(step, means)
-  pairs = list(zip(tasks, outputs, strict=True))
-  _show(spread(pairs, config.num_samples), step=step, writer=writer)
+  shown = spread(list(zip(tasks, outputs, strict=True)), config.num_samples)
+  show(
+    [
+      (
+        None if task.source is None else render.render(task.source),
+        output.picture,
+        render.render(task.target),
+      )
+      for task, output in shown
+    ],
+    [(task.prompt, output.text, task.reasoning) for task, output in shown],
+    step=step,
+    writer=writer,
+  )
   return means
 
 
-def _show(
-  pairs: Sequence[tuple[rules.Example, outputs_lib.Output]],
+def show(
+  pictures: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]],
+  texts: Sequence[tuple[str, str, str]],
   *,
   step: int,
   writer: metrics.Writer,
 ) -> None:
-  """Write source, output and target below each other, a task a column."""
-  blank = np.full((world.PICTURE_SIZE, world.PICTURE_SIZE, 3), 255, np.uint8)
+  """Write samples as one picture and one text, and as files of the workdir.
+
+  Args:
+    pictures: source (or None), output and target uint8[H, W, 3] of each; they
+      stand below each other, a sample a column.
+    texts: prompt, output and target of each.
+    step: updates done.
+    writer: gets them.
+  """
   columns = []
-  for task, output in pairs:
-    source = blank if task.source is None else render.render(task.source)
-    target = render.render(task.target)
-    columns.append(np.concatenate([source, output.picture, target]))
+  for source, output, target in pictures:
+    if source is None:
+      source = np.full_like(target, 255)
+    columns.append(np.concatenate([source, output, target]))
   grid = np.concatenate(columns, axis=1)
-  texts = "\n\n".join(
-    f"    {task.prompt}\n    output: {output.text}"
-    f"\n    target: {task.reasoning}"
-    for task, output in pairs
+  told = "\n\n".join(
+    f"    {prompt}\n    output: {output}\n    target: {target}"
+    for prompt, output, target in texts
   )
   writer.write_images(step, {"samples/source_output_target": grid})
-  writer.write_texts(step, {"samples/prompt_output_target": texts})
+  writer.write_texts(step, {"samples/prompt_output_target": told})
   folder = writer.workdir / "samples"
-  folder.mkdir(parents=True, exist_ok=True)
-  with (folder / f"{step:07d}.png").open("wb") as file:
-    Image.fromarray(grid).save(file, "PNG")
-  (folder / f"{step:07d}.txt").write_text(texts + "\n")
+  images.save_picture(grid, folder / f"{step:07d}.png")
+  images.write_atomically(folder / f"{step:07d}.txt", f"{told}\n".encode())

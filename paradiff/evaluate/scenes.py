@@ -9,6 +9,7 @@ from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff import variants
 from paradiff.diffusion import settings
+from paradiff.evaluate import asking
 from paradiff.scenes import render
 from paradiff.scenes import rules
 from paradiff.scenes import score
@@ -25,7 +26,7 @@ def answer(
   batch_size: int = 25,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> list[outputs_lib.Output]:
-  """Answer every example; the last batch is filled up, so one program serves.
+  """Answer every example.
 
   Args:
     pipeline: the model.
@@ -35,25 +36,18 @@ def answer(
     batch_size: examples a batch.
     on_progress: called with (examples done, all examples) after each batch.
   """
-  outputs: list[outputs_lib.Output] = []
-  batch_size = min(batch_size, len(examples))
-  for number, first in enumerate(range(0, len(examples), batch_size)):
-    batch = list(examples[first : first + batch_size])
-    missing = batch_size - len(batch)
-    batch += batch[:1] * missing
-    made = pipeline(
-      [example.prompt for example in batch],
-      [
-        None if example.source is None else render.render(example.source)
-        for example in batch
-      ],
-      seed=seed + number,
-      config=config,
-    )
-    outputs += made[: batch_size - missing]
-    if on_progress is not None:
-      on_progress(len(outputs), len(examples))
-  return outputs
+  return asking.ask(
+    pipeline,
+    [example.prompt for example in examples],
+    [
+      None if example.source is None else render.render(example.source)
+      for example in examples
+    ],
+    seed=seed,
+    config=config,
+    batch_size=batch_size,
+    on_progress=on_progress,
+  )
 
 
 def score_outputs(

@@ -120,3 +120,48 @@ def test_scenes_are_a_function_of_seed_and_index():
     pipeline.ScenesSource(seed=1, size=3, split="dev")
   with pytest.raises(ValueError, match="size"):
     pipeline.ScenesSource(seed=1, size=0)
+
+
+def _mixture(shares, **options):
+  # Told apart by their numbers.
+  rows = {
+    name: pipeline.ArraySource({"i": first + np.arange(size, dtype=np.int32)})
+    for name, first, size in (("a", 0, 20), ("b", 100, 7))
+  }
+  return pipeline.Batches(
+    list(zip(rows.values(), shares, strict=True)),
+    **{"batch_size": 8, "seed": 3, "mesh": sharding.make_mesh(), **options},
+  )
+
+
+def test_sources_are_mixed_by_their_shares():
+  seen = np.concatenate(_take(_mixture((3.0, 1.0)), 28))
+  is_b = seen >= 100
+  # In every stretch, not only in the mean.
+  assert np.abs(np.cumsum(is_b) - np.arange(1, len(seen) + 1) / 4).max() <= 1
+  # Each source is still shown whole, in an order of each epoch.
+  (firsts,) = (seen[is_b][:14].reshape(2, 7),)
+  np.testing.assert_array_equal(
+    np.sort(firsts, axis=1), [100 + np.arange(7)] * 2
+  )
+  np.testing.assert_array_equal(np.sort(seen[~is_b][:20]), np.arange(20))
+
+
+def test_a_mixture_resumes_where_it_was():
+  whole = _take(_mixture((2.0, 1.0)), 6)
+  np.testing.assert_array_equal(
+    whole[4:], _take(_mixture((2.0, 1.0), position=4), 2)
+  )
+
+
+def test_one_source_of_a_mixture_is_that_source():
+  rows = _source()
+  alone = [
+    np.asarray(b["i"]) for b, _ in zip(_batches(), range(4), strict=False)
+  ]
+  mesh = sharding.make_mesh()
+  mixed = pipeline.Batches([(rows, 0.3)], batch_size=8, seed=3, mesh=mesh)
+  np.testing.assert_array_equal(alone, _take(mixed, 4))
+  for shares in ((0.0, 1.0), (1.0, -1.0)):
+    with pytest.raises(ValueError, match="shares of sources must be positive"):
+      _mixture(shares)
