@@ -31,6 +31,7 @@ from experiments import processes
 from experiments import start
 from experiments import watch
 from paradiff import checkpoints
+from paradiff import ema
 from paradiff import metrics
 from paradiff import optim
 from paradiff import pipeline as pipeline_lib
@@ -65,6 +66,8 @@ class Experiment:
     cache: folder of token rows, to share between runs; default: the workdir's.
     seed: of everything random but the examples.
     batch_size: B.
+    num_microbatches: parts of a batch that are worked through one after the
+      other, for less memory.
     loss: the loss.
     mesh: the devices.
     log: metrics.
@@ -83,6 +86,7 @@ class Experiment:
   cache: str | None = None
   seed: int = 0
   batch_size: int = 64
+  num_microbatches: int = 1
   loss: objective.SftConfig = objective.SftConfig()
   mesh: options.MeshConfig = options.MeshConfig()
   log: options.LogConfig = options.LogConfig()
@@ -130,6 +134,11 @@ def make_loss(
     )
 
   return loss_fn
+
+
+def learned(state: train_state.TrainState) -> Any:
+  """Return the parameters that a run is scored by and leaves behind."""
+  return ema.mean_of(state.opt_state, state.params)
 
 
 def check_scores(experiment: Experiment) -> None:
@@ -265,6 +274,7 @@ def train_and_evaluate(
       make_loss(experiment.loss, variant),
       tx,
       schedule=optim.make_schedule(optim_config),
+      num_microbatches=experiment.num_microbatches,
     ),
     in_shardings=(places, batches.sharding),
     out_shardings=(places, None),
@@ -302,7 +312,7 @@ def train_and_evaluate(
       scores = {}
       if common.is_due(step, experiment.evaluate.every, num_steps):
         guard.drain()
-        model = dataclasses.replace(pipeline, params=state.params)
+        model = dataclasses.replace(pipeline, params=learned(state))
         scores = score(model, step=step, writer=writer)
         began = (time.monotonic(), step)
       if save:
@@ -315,7 +325,7 @@ def train_and_evaluate(
         )
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {step}")
-  trained = dataclasses.replace(pipeline, params=state.params)
+  trained = dataclasses.replace(pipeline, params=learned(state))
   trained.save(str(root / "model"))
   return trained
 

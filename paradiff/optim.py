@@ -17,8 +17,11 @@ import jax
 import optax
 import optax.contrib
 
+from paradiff import ema
+
 # Leaves whose last name ends so are vectors, stacked over layers or not.
 _VECTOR_NAMES = ("norm", "bias", "scale")
+MOMENT_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,10 @@ class OptimConfig:
     clip_norm: largest global norm of a gradient, positive.
     muon_ratio: Muon's learning rate as a multiple of `learning_rate`; 0 for
       AdamW alone.
+    moment_dtype: of the first moment, "float32" or "bfloat16", which halves
+      its memory; AdamW's second moment stays in float32.
+    ema_rate: what a running mean of the parameters keeps of itself at each
+      update, in (0, 1), see `ema`; 0 for none.
 
   Raises:
     ValueError: if a value leaves its range.
@@ -52,6 +59,8 @@ class OptimConfig:
   eps: float = 1e-8
   clip_norm: float = 1.0
   muon_ratio: float = 0.0
+  moment_dtype: str = "float32"
+  ema_rate: float = 0.0
 
   def __post_init__(self) -> None:
     if not 0 <= self.warmup_steps < self.num_steps:
@@ -67,7 +76,12 @@ class OptimConfig:
     for name in ("weight_decay", "muon_ratio"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-    for name in ("b1", "b2"):
+    if self.moment_dtype not in MOMENT_DTYPES:
+      raise ValueError(
+        f"moment_dtype must be one of {MOMENT_DTYPES}, got "
+        f"{self.moment_dtype!r}"
+      )
+    for name in ("b1", "b2", "ema_rate"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
           f"{name} must lie in [0, 1), got {getattr(self, name)}"
@@ -104,6 +118,8 @@ def make_tx(
 ) -> optax.GradientTransformation:
   """Return clip by global norm, then AdamW or Muon on the schedule.
 
+  A running mean of the parameters comes last, if there is one.
+
   Args:
     config: the options.
     matrix_axes: the parameters' tree with (input axes, output axes) for the
@@ -120,10 +136,12 @@ def make_tx(
     eps=config.eps,
     weight_decay=config.weight_decay,
     mask=is_decayed,
+    mu_dtype=config.moment_dtype,
   )
   clip = optax.clip_by_global_norm(config.clip_norm)
+  mean = [ema.track(config.ema_rate)] if config.ema_rate else []
   if config.muon_ratio == 0:
-    return optax.chain(clip, adamw)
+    return optax.chain(clip, adamw, *mean)
   if matrix_axes is None:
     raise ValueError(
       f"matrix_axes must be given where {config.muon_ratio=} is not 0"
@@ -136,6 +154,7 @@ def make_tx(
   muon = optax.contrib.muon(
     schedule,
     weight_decay=config.weight_decay,
+    mu_dtype=config.moment_dtype,
     muon_weight_dimension_numbers=each(
       lambda axes: axes and optax.contrib.MuonDimensionNumbers(*axes)
     ),
@@ -149,4 +168,5 @@ def make_tx(
       },
       each(lambda axes: "muon" if axes else "adamw"),
     ),
+    *mean,
   )

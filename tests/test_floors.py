@@ -25,6 +25,7 @@ FLOORS = {
   "paradiff.variants": 4,
   "paradiff.train_state": 4,
   "paradiff.optim": 4,
+  "paradiff.ema": 4,
   "paradiff.step": 4,
   "paradiff.checkpoints": 4,
   "paradiff.pretrained": 4,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from paradiff import optim
@@ -132,3 +133,30 @@ def test_out_of_range_options_are_refused_by_name(name, value):
   options = {"learning_rate": 1.0, "num_steps": 10, "warmup_steps": 0}
   with pytest.raises(ValueError, match=name):
     optim.OptimConfig(**{**options, name: value})
+
+
+def test_the_first_moment_may_be_short(num_steps=30):
+  params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)}
+  ends = {}
+  for dtype in optim.MOMENT_DTYPES:
+    config = optim.OptimConfig(
+      learning_rate=1e-2, num_steps=100, warmup_steps=0, moment_dtype=dtype
+    )
+    tx = optim.make_tx(config)
+    now, state = params, tx.init(params)
+    adam = next(
+      s
+      for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
+      if hasattr(s, "mu")
+    )
+    assert adam.mu["w"].dtype == jnp.dtype(dtype)
+    assert adam.nu["w"].dtype == jnp.float32
+    for _ in range(num_steps):
+      updates, state = tx.update({"w": now["w"] - 0.3}, state, now)
+      now = optax.apply_updates(now, updates)
+    ends[dtype] = now["w"]
+  step = jnp.abs(ends["float32"] - params["w"]).max()
+  apart = jnp.abs(ends["float32"] - ends["bfloat16"]).max()
+  assert 0 < apart < 0.02 * step
+  with pytest.raises(ValueError, match="moment_dtype must be one of"):
+    optim.OptimConfig(learning_rate=1.0, num_steps=200, moment_dtype="int8")

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import common
 from experiments import sft
+from experiments import start
 from paradiff import metrics
 from paradiff import pipeline
 from paradiff import pretrained
@@ -166,3 +167,43 @@ def test_a_wrong_image_tokenizer_is_refused_by_name(tmp_path):
   )
   with pytest.raises(ValueError, match=r"image_tokenizer\.safetensors"):
     _train(_config(str(tmp_path)), tmp_path / "run")
+
+
+def test_a_run_leaves_the_mean_of_its_parameters_behind(tokenizer, tmp_path):
+  config = _config(tokenizer)
+  config.num_steps = 8
+  config.optim.ema_rate = 0.9
+  averaged = _train(config, tmp_path / "mean")
+  config.optim.ema_rate = 0.0
+  last = _train(config, tmp_path / "last")
+  drawn = start.make_init(None, last.variant)(
+    jax.random.split(jax.random.key(config.seed))[0]
+  )
+
+  def apart(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum(float(jnp.square(x - y).sum()) for x, y in pairs)
+
+  # Between the first and the last: eight updates at 0.9 still weigh the first.
+  way = apart(drawn, last.params)
+  assert 0 < apart(averaged.params, last.params) < way
+  assert 0 < apart(averaged.params, drawn) < way
+
+
+def test_a_batch_may_be_worked_through_in_parts(tokenizer, tmp_path):
+  config = _config(tokenizer)
+  config.num_steps = 8
+  config.num_microbatches = 2
+  model = _train(config, tmp_path / "parts")
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.params))
+  config.num_microbatches = 1
+  _train(config, tmp_path / "whole")
+  # Counts are means over the parts, and a part has half the rows.
+  parts, whole = (
+    np.mean([row["train/tokens_text"] for row in metrics.read(tmp_path / name)])
+    for name in ("parts", "whole")
+  )
+  assert 0.3 < parts / whole < 0.7
+  config.num_microbatches = 3
+  with pytest.raises(ValueError, match="num_microbatches must divide"):
+    _train(config, tmp_path / "odd")
