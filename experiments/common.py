@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -28,6 +29,7 @@ from ml_collections import config_flags
 
 from experiments import processes
 from paradiff import checkpoints
+from paradiff import metrics
 from paradiff.data import images
 
 T = TypeVar("T")
@@ -131,7 +133,9 @@ def identity(config: ml_collections.ConfigDict, **parts: Any) -> dict[str, Any]:
 def write_config(
   config: ml_collections.ConfigDict, workdir: epath.PathLike
 ) -> None:
-  """Write `config.json` into the workdir."""
+  """Write `config.json` into the workdir, by one process of the run."""
+  if not processes.is_first():
+    return
   text = json.dumps(plain(config), indent=2) + "\n"
   images.write_atomically(epath.Path(workdir) / "config.json", text.encode())
 
@@ -196,13 +200,30 @@ class Guard:
       )
 
 
+def open_writer(
+  workdir: epath.PathLike, *, resume_step: int | None
+) -> metrics.Writer | metrics.Silent:
+  """Return what writes a run's metrics; only the first process writes."""
+  if not processes.is_first():
+    return metrics.Silent(workdir)
+  return metrics.Writer(workdir, resume_step=resume_step)
+
+
 @contextlib.contextmanager
 def closing(*resources: Any) -> Iterator[None]:
-  """Close all resources in order, whatever happens, also to one of them."""
+  """Close all resources in order, whatever happens, also to one of them.
+
+  But not where another process of the run is gone: a save would wait for it.
+  """
   with contextlib.ExitStack() as stack:
     for resource in reversed(resources):
       stack.callback(resource.close)
-    yield
+    try:
+      yield
+    except jax.errors.JaxRuntimeError:
+      if jax.process_count() > 1:
+        stack.pop_all()
+      raise
 
 
 def check_workdir(workdir: epath.PathLike) -> None:
@@ -248,6 +269,7 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
           coordinator.value, num_processes.value, process_id.value
         )
       )
+      processes.check_same("config", plain(config_flag.value))
       check_workdir(workdir_flag.value or "")
     except ValueError as error:
       sys.exit(f"error: {error}")
@@ -263,6 +285,17 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
         f"error: {error}\nThe last complete checkpoint in "
         f"{workdir_flag.value} is as it was; the same command goes on from it."
       )
+    except jax.errors.JaxRuntimeError as error:
+      if jax.process_count() == 1:
+        raise
+      # Leaving in order would wait for the process that is gone.
+      sys.stderr.write(
+        f"error: another process of the run must be gone, got {error}\nThe "
+        "same command, started in all processes, goes on from the last "
+        "checkpoint.\n"
+      )
+      sys.stderr.flush()
+      os._exit(1)
     except processes.Preempted as notice:
       sys.stderr.write(f"{notice}\nThe same command goes on from there.\n")
       sys.exit(processes.PREEMPTED_EXIT_CODE)

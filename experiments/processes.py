@@ -14,9 +14,16 @@ import dataclasses
 import os
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
+from paradiff.data import caching
+
+# After which the others give up a process that is gone without a word.
+HEARTBEAT_SECS = 60
 PREEMPTED_EXIT_CODE = 143  # 128 + SIGTERM: what schedulers expect
 
 
@@ -82,6 +89,44 @@ def is_one_of_many(environment: Mapping[str, str]) -> bool:
   )
 
 
+def is_first() -> bool:
+  """Return whether this process writes what a run writes once."""
+  return jax.process_index() == 0
+
+
+def check_same(what: str, data: Any) -> None:
+  """Check that all processes of a run were given the same.
+
+  Args:
+    what: the name of the data, for the message.
+    data: JSON data.
+
+  Raises:
+    ValueError: in all processes, naming those that differ from the first.
+  """
+  digest = np.frombuffer(caching.digest(data).encode(), np.uint8)
+  rows = np.atleast_2d(multihost_utils.process_allgather(digest))
+  others = np.flatnonzero((rows != rows[0]).any(axis=-1)).tolist()
+  if others:
+    raise ValueError(
+      f"all processes must be given the same {what}, got another than that of "
+      f"process 0 in {others}; this is process {jax.process_index()}"
+    )
+
+
+def gathered(tree: Any) -> Any:
+  """Return arrays that every process can read, whole; all must call it."""
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def wait_for_all(what: str) -> None:
+  """Wait until all processes of a run have come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
 def join(processes: Processes) -> None:
   """Join the distributed runtime; before jax has looked for its devices.
 
@@ -91,10 +136,13 @@ def join(processes: Processes) -> None:
   found = named(processes, os.environ)
   if found is not None:
     jax.distributed.initialize(
-      found.coordinator, found.num_processes, found.process_id
+      found.coordinator,
+      found.num_processes,
+      found.process_id,
+      heartbeat_timeout_seconds=HEARTBEAT_SECS,
     )
   elif is_one_of_many(os.environ):
-    jax.distributed.initialize()
+    jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECS)
   else:
     with socket.socket() as probe:
       probe.bind(("127.0.0.1", 0))

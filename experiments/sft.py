@@ -138,7 +138,7 @@ def make_loss(
 
 def learned(state: train_state.TrainState) -> Any:
   """Return the parameters that a run is scored by and leaves behind."""
-  return ema.mean_of(state.opt_state, state.params)
+  return processes.gathered(ema.mean_of(state.opt_state, state.params))
 
 
 def check_scores(experiment: Experiment) -> None:
@@ -281,7 +281,7 @@ def train_and_evaluate(
     donate_argnums=0,
   )
   score = make_scorer(experiment, variant, apart, mesh=mesh)
-  writer = metrics.Writer(root, resume_step=first if restored else None)
+  writer = common.open_writer(root, resume_step=first if restored else None)
   writer.write_hparams(common.flat(config))
   window, guard = metrics.Window(), common.Guard()
   progress = metrics.Progress(num_steps, stream=stream, start_step=first)
@@ -326,7 +326,9 @@ def train_and_evaluate(
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {step}")
   trained = dataclasses.replace(pipeline, params=learned(state))
-  trained.save(str(root / "model"))
+  if processes.is_first():
+    trained.save(str(root / "model"))
+  processes.wait_for_all("model saved")
   return trained
 
 

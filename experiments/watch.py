@@ -6,6 +6,7 @@ from typing import TypeVar
 import numpy as np
 
 from experiments import options
+from experiments import processes
 from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
 from paradiff.data import images
@@ -98,6 +99,8 @@ def show(
     step: updates done.
     writer: gets them.
   """
+  if not processes.is_first():
+    return
   columns = []
   for source, output, target in pictures:
     if source is None:

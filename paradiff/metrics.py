@@ -207,6 +207,36 @@ class Writer:
     self._board.close()
 
 
+class Silent:
+  """A `Writer` that writes nothing, for all processes of a run but one.
+
+  Attributes:
+    workdir: the run's folder.
+  """
+
+  def __init__(self, workdir: epath.PathLike) -> None:
+    """Remember the folder."""
+    self.workdir = epath.Path(workdir)
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Do nothing."""
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Do nothing."""
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    """Do nothing."""
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """Do nothing."""
+
+  def flush(self) -> None:
+    """Do nothing."""
+
+  def close(self) -> None:
+    """Do nothing."""
+
+
 class Progress:
   """Steps done, speed and time left: one redrawn line, or a line now and then.
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,14 +42,47 @@ def environment(root: pathlib.Path) -> dict[str, str]:
 
 def launch(workdir: pathlib.Path, *flags: str) -> subprocess.Popen[bytes]:
   """Start a run beside its log, `<workdir>.log`."""
-  log = pathlib.Path(f"{workdir}.log").open("a")
-  return subprocess.Popen(
-    command(workdir, *flags),
-    cwd=ROOT,
-    stdout=log,
-    stderr=log,
-    env=environment(workdir.parent),
-  )
+  return _start(workdir, pathlib.Path(f"{workdir}.log"), *flags)
+
+
+def launch_many(
+  workdir: pathlib.Path, count: int, *flags: str, own: tuple[str, ...] = ()
+) -> list[subprocess.Popen[bytes]]:
+  """Start a run of several processes, each with a log of its own.
+
+  Args:
+    workdir: of the run; the logs are `<workdir>.<process>.log`.
+    count: processes, with one device each.
+    flags: of all of them.
+    own: flags of the last one alone.
+  """
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{probe.getsockname()[1]}"
+  started = []
+  for process in range(count):
+    last = own if process == count - 1 else ()
+    where = (
+      f"--coordinator={address}",
+      f"--num_processes={count}",
+      f"--process_id={process}",
+    )
+    log = pathlib.Path(f"{workdir}.{process}.log")
+    started.append(_start(workdir, log, *flags, *last, *where))
+  return started
+
+
+def _start(
+  workdir: pathlib.Path, log: pathlib.Path, *flags: str
+) -> subprocess.Popen[bytes]:
+  with log.open("a") as file:
+    return subprocess.Popen(
+      command(workdir, *flags),
+      cwd=ROOT,
+      stdout=file,
+      stderr=file,
+      env=environment(workdir.parent),
+    )
 
 
 def signal_when(

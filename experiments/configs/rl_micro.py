@@ -54,6 +54,7 @@ def get_config(preset: str = "recommended") -> ml_collections.ConfigDict:
     weight_decay=0.0,
   )
   config.update(rl_presets.PRESETS[preset]())
+  config.mesh = dict(data=1, fsdp=1, tensor=1)
   config.log = dict(every=1)
   config.samples = dict(every=20)
   config.checkpoint = dict(every=20, num_kept=2)

@@ -54,6 +54,7 @@ def get_config(root: str = "ROOT") -> ml_collections.ConfigDict:
     # What binds words to places, see diffusion/corrupt.py.
     rows=dict(clean_text=0.3, clean_image=0.15),
   )
+  config.mesh = dict(data=1, fsdp=1, tensor=1)
   config.log = dict(every=50)
   config.checkpoint = dict(every=250, num_kept=2)
   # The best is kept apart: a few thousand pairs are soon known by heart.

@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     # What binds words to places, see diffusion/corrupt.py.
     rows=dict(clean_text=0.3, clean_image=0.15),
   )
+  config.mesh = dict(data=1, fsdp=1, tensor=1)
   config.log = dict(every=50)
   config.checkpoint = dict(every=500, num_kept=2)
   config.evaluate = dict(every=1_500, num_tasks=100, num_samples=8)

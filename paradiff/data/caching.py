@@ -10,8 +10,10 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from paradiff.data import images
 
@@ -48,6 +50,9 @@ def cached(
 ) -> dict[str, np.ndarray]:
   """Return `make()`'s arrays, from `folder/key.npz` where that exists.
 
+  Of several processes the first makes the file and the others wait for it;
+  those that do not see its folder make their own. All must call it.
+
   Args:
     folder: where the file lies, created if need be.
     key: a `digest` of all that the arrays depend on.
@@ -57,6 +62,18 @@ def cached(
     ValueError: if the file is damaged, naming it.
   """
   path = epath.Path(folder) / f"{key}.npz"
+  if jax.process_count() > 1 and jax.process_index() > 0:
+    multihost_utils.sync_global_devices(f"made {key}")
+  try:
+    return _read_or_make(path, make)
+  finally:
+    if jax.process_count() > 1 and jax.process_index() == 0:
+      multihost_utils.sync_global_devices(f"made {key}")
+
+
+def _read_or_make(
+  path: epath.Path, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
   if path.exists():
     try:
       with np.load(io.BytesIO(path.read_bytes())) as arrays:
