@@ -85,6 +85,10 @@ class Checkpointer:
           best_mode=best_mode,
           keep_checkpoints_without_metrics=False,
           cleanup_tmp_directories=True,
+          # Processes meet under these names: both may save the same step.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix="best"
+          ),
         ),
       )
 

@@ -13,11 +13,9 @@ from paradiff import metrics
 from paradiff import pretrained
 
 NUM_STEPS = 48
-FLAGS = (
-  f"--config.num_steps={NUM_STEPS}",
-  "--config.evaluate.every=24",
-  "--config.checkpoint.every=1000",
-)
+FLAGS = (f"--config.num_steps={NUM_STEPS}", "--config.checkpoint.every=1000")
+# The newest and the best are saved at the same step.
+SCORED = ("--config.evaluate.every=24", "--config.checkpoint.every=24")
 SECS = 240
 
 
@@ -42,7 +40,9 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(root):
   """The run of one process."""
-  assert launched.launch(root / "alone", *FLAGS).wait(timeout=SECS) == 0
+  assert (
+    launched.launch(root / "alone", *FLAGS, *SCORED).wait(timeout=SECS) == 0
+  )
   return root / "alone"
 
 
@@ -91,7 +91,9 @@ def _same(workdir, other, *, rtol):
 
 def test_two_processes_train_as_one_does(root, alone):
   workdir = root / "two"
-  started = launched.launch_many(workdir, 2, *FLAGS, "--config.mesh.data=2")
+  started = launched.launch_many(
+    workdir, 2, *FLAGS, *SCORED, "--config.mesh.data=2"
+  )
   assert _wait(started) == [0, 0], _logs(workdir, 2)
   _same(workdir, alone, rtol=1e-3)
   # One of them writes: every step once, one evaluation at a time.
