@@ -39,7 +39,7 @@ class Scale:
 
   num_seeds: int = 3
   sft_steps: int = 1_500
-  rl_iterations: int = 150
+  rl_iterations: int = 100
   num_prompts: int = 2_000
   sft_examples: int = 60_000
   rl_examples: int = 8_000
