@@ -2,26 +2,25 @@
 
 `Writer` has the method names of `clu.metric_writers.MetricWriter`, which needs
 TensorFlow; where that is installed, clu's own writer can stand in its place.
-The values go to TensorBoard event files and to `metrics.jsonl`, one object a
-step, which survives kills: a run that resumes at step s first drops every line
-behind s, so each step stands in the file once.
+The values go to TensorBoard event files and to JSON lines, one object a step
+(`metric_files`), which survive kills: a run that resumes at step s first drops
+every line behind s, so each step stands in the files once.
 """
 
 import collections
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import jax
 import numpy as np
-import tensorboardX
 from clu import metrics as clu_metrics
 from etils import epath
 
-FILE_NAME = "metrics.jsonl"
+from paradiff import metric_files
+
+read = metric_files.read
 
 
 @jax.jit
@@ -60,39 +59,8 @@ class Window:
     return {name: float(a.compute()) for name, a in averages.items()}
 
 
-def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """Return the complete lines of a workdir's metrics file, oldest first.
-
-  A last line that a kill left half-written is left out.
-
-  Raises:
-    ValueError: if another line is not a JSON object with a step.
-  """
-  path = epath.Path(workdir) / FILE_NAME
-  if not path.exists():
-    return []
-  lines = path.read_text().splitlines(keepends=True)
-  rows = []
-  for number, line in enumerate(lines, start=1):
-    if number == len(lines) and not line.endswith("\n"):
-      break
-    try:
-      rows.append(json.loads(line))
-      int(rows[-1]["step"])
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f"{path} must hold a JSON object with a step on every line, got "
-        f"{line[:80]!r} on line {number}"
-      ) from error
-  return rows
-
-
-def _line(row: Mapping[str, Any]) -> str:
-  return json.dumps(row) + "\n"
-
-
 class Writer:
-  """Write metrics to TensorBoard and to `metrics.jsonl` in a workdir.
+  """Write metrics to TensorBoard and as JSON lines in a workdir.
 
   Steps must ascend. The scalars of one step may come in several calls; its
   line is written when the step is over, or at `flush`.
@@ -102,48 +70,45 @@ class Writer:
   """
 
   def __init__(
-    self, workdir: epath.PathLike, *, resume_step: int | None = None
+    self,
+    workdir: epath.PathLike,
+    *,
+    resume_step: int | None = None,
+    part_secs: float = 10.0,
   ) -> None:
     """Open the files.
 
     Args:
-      workdir: a folder, created if need be.
+      workdir: a folder, created if need be; it may be remote.
       resume_step: keep what was written up to this step and drop the rest;
         None drops everything.
+      part_secs: seconds between two parts where the workdir is remote.
 
     Raises:
-      ValueError: if the metrics file is damaged.
+      ValueError: if a metrics file is damaged.
     """
     self.workdir = epath.Path(workdir)
     self.workdir.mkdir(parents=True, exist_ok=True)
-    self._path = self.workdir / FILE_NAME
     last = -1 if resume_step is None else resume_step
-    kept = [] if resume_step is None else read(workdir)
-    self._lines = [_line(row) for row in kept if row["step"] <= last]
-    self._rewrite()
-    # An object store cannot append, so there the file is rewritten whole.
-    self._appends = "://" not in os.fspath(workdir)
+    if resume_step is None:
+      for path in metric_files.paths(workdir):
+        path.unlink()
+    metric_files.cut(workdir, last_step=last)
+    self._file: metric_files.Lines | metric_files.Parts
+    if metric_files.is_remote(workdir):
+      self._file = metric_files.Parts(workdir, every_secs=part_secs)
+    else:
+      self._file = metric_files.Lines(workdir)
     self._row: dict[str, Any] = {}
     self._last_step = last
-    self._board = tensorboardX.SummaryWriter(
-      os.fspath(self.workdir / "tensorboard"), purge_step=last + 1
-    )
-
-  def _rewrite(self) -> None:
-    temporary = self._path.with_name(self._path.name + ".tmp")
-    temporary.write_text("".join(self._lines))
-    temporary.replace(self._path)
+    self._board = metric_files.Board(workdir, purge_step=last + 1)
 
   def _end_row(self) -> None:
     if not self._row:
       return
-    line = _line(self._row)
+    line = metric_files.to_line(self._row)
     self._last_step, self._row = self._row["step"], {}
-    if self._appends:
-      with self._path.open("a") as file:
-        file.write(line)
-    else:
-      self._lines.append(line)
+    self._file.add(line)
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     """Record numbers of a step.
@@ -160,21 +125,21 @@ class Writer:
     values = {name: float(value) for name, value in scalars.items()}
     self._row = {"step": int(step), **self._row, **values}
     for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+      self._board.events.add_scalar(name, value, step)
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
     """Record pictures uint8[N, H, W, 3] or [H, W, 3] of a step."""
     for name, image in images.items():
       image = np.asarray(image)
       if image.ndim == 4:
-        self._board.add_images(name, image, step, dataformats="NHWC")
+        self._board.events.add_images(name, image, step, dataformats="NHWC")
       else:
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.events.add_image(name, image, step, dataformats="HWC")
 
   def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
     """Record texts of a step."""
     for name, text in texts.items():
-      self._board.add_text(name, text, step)
+      self._board.events.add_text(name, text, step)
 
   def write_histograms(
     self,
@@ -185,11 +150,13 @@ class Writer:
     """Record the distribution of arrays of a step; 30 buckets by default."""
     for name, array in arrays.items():
       bins = (num_buckets or {}).get(name, 30)
-      self._board.add_histogram(name, np.asarray(array), step, max_bins=bins)
+      self._board.events.add_histogram(
+        name, np.asarray(array), step, max_bins=bins
+      )
 
   def write_hparams(self, hparams: Mapping[str, Any]) -> None:
     """Record the options of the run, flat."""
-    self._board.add_text(
+    self._board.events.add_text(
       "hparams",
       "\n".join(f"    {name}: {value!r}" for name, value in hparams.items()),
     )
@@ -197,13 +164,13 @@ class Writer:
   def flush(self) -> None:
     """Write everything so far; the current step's line is then closed."""
     self._end_row()
-    if not self._appends:
-      self._rewrite()
+    self._file.flush()
     self._board.flush()
 
   def close(self) -> None:
     """Flush and close the files."""
-    self.flush()
+    self._end_row()
+    self._file.flush()
     self._board.close()
 
 

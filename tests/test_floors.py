@@ -30,6 +30,7 @@ FLOORS = {
   "paradiff.checkpoints": 4,
   "paradiff.pretrained": 4,
   "paradiff.metrics": 4,
+  "paradiff.metric_files": 4,
   "paradiff.pipeline": 4,
   "paradiff.loading": 4,
   "paradiff.outputs": 4,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from paradiff import metric_files
 from paradiff import metrics
 
 
@@ -43,7 +44,7 @@ def test_steps_must_ascend(tmp_path):
 
 def test_resume_drops_later_and_half_written_lines(tmp_path):
   lines = [json.dumps({"step": s, "a": float(s)}) for s in (1, 2, 3, 4)]
-  path = tmp_path / metrics.FILE_NAME
+  path = tmp_path / metric_files.FILE_NAME
   path.write_text("\n".join(lines) + '\n{"step": 5, "a"')
   writer = metrics.Writer(tmp_path, resume_step=2)
   assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2]
@@ -55,7 +56,7 @@ def test_resume_drops_later_and_half_written_lines(tmp_path):
 
 
 def test_a_damaged_line_is_named(tmp_path):
-  path = tmp_path / metrics.FILE_NAME
+  path = tmp_path / metric_files.FILE_NAME
   path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
   with pytest.raises(ValueError, match=r"metrics\.jsonl.*'nonsense.*line 2"):
     metrics.Writer(tmp_path, resume_step=2)

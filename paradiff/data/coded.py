@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -91,21 +92,21 @@ def write_shard(path: epath.PathLike, rows: Iterable[Coded]) -> int:
   """
   from array_record.python import array_record_module
 
-  target = epath.Path(path)
-  temporary = target.with_name(f"{target.name}.tmp")
-  # One record a group: any example is read without its neighbours.
-  writer = array_record_module.ArrayRecordWriter(
-    os.fspath(temporary), "group_size:1"
-  )
   num_bytes, kind = 0, features()
-  try:
-    for row in rows:
-      data = kind.serialize_example(kind.encode_example(_to_stored(row)))
-      writer.write(data)
-      num_bytes += len(data)
-  finally:
-    writer.close()
-  temporary.replace(target)
+  with tempfile.TemporaryDirectory() as folder:
+    local = epath.Path(folder) / "shard"
+    # One record a group: any example is read without its neighbours.
+    writer = array_record_module.ArrayRecordWriter(
+      os.fspath(local), "group_size:1"
+    )
+    try:
+      for row in rows:
+        data = kind.serialize_example(kind.encode_example(_to_stored(row)))
+        writer.write(data)
+        num_bytes += len(data)
+    finally:
+      writer.close()
+    images.write_atomically(path, local.read_bytes())
   return num_bytes
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 
 from etils import epath
 
+from paradiff.data import images
+
 if typing.TYPE_CHECKING:
   import tokenizers
   import transformers
@@ -70,7 +72,7 @@ class TextTokenizer:
     with tempfile.TemporaryDirectory() as local:
       for path in source.glob("*.json"):
         if "token" in path.name:
-          path.copy(epath.Path(local) / path.name)
+          (epath.Path(local) / path.name).write_bytes(path.read_bytes())
       try:
         return cls(wrapper.from_pretrained(local))
       except Exception as error:  # the parser raises bare exceptions
@@ -86,7 +88,7 @@ class TextTokenizer:
     with tempfile.TemporaryDirectory() as local:
       self.fast.save_pretrained(local)
       for path in epath.Path(local).iterdir():
-        path.copy(target / path.name, overwrite=True)
+        images.write_atomically(target / path.name, path.read_bytes())
 
   def __len__(self) -> int:
     """Return the number of ids, special ones included."""
