@@ -67,6 +67,8 @@ def open_folders(
   """
   names = [*config.folders, *filter(None, [config.held_out])]
   sources = tuple(map(coded_lib.CodedSource, names))
+  if not sources:
+    return ()
   own = caching.digest(jax.device_get(pipeline.image_params))
   for source in sources:
     if source.facts["image_tokenizer"] != own:

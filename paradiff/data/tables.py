@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 
+from paradiff import metric_files
 from paradiff.data import records
 
 HUB = "hf://datasets/"
@@ -157,14 +158,10 @@ def _edges(path: epath.Path) -> bytes:
     return first + file.read()
 
 
-def _is_remote(path: epath.Path) -> bool:
-  return "://" in os.fspath(path)
-
-
 def _json_lines(path: epath.Path) -> _Rows:
   """Find the lines of a file; empty ones do not count."""
   data: Any = b""
-  if _is_remote(path):
+  if metric_files.is_remote(path):
     data = path.read_bytes()
   elif path.stat().length:
     with pathlib.Path(path).open("rb") as file:
@@ -189,6 +186,10 @@ def _object(data: bytes) -> Mapping[str, Any]:
     value = json.loads(data)
   except ValueError as error:
     raise records.BadRecord("a line must be JSON", str(error)) from error
+  return _checked(value)
+
+
+def _checked(value: Any) -> Mapping[str, Any]:
   if not isinstance(value, dict):
     raise records.BadRecord(
       "a record must be a JSON object", type(value).__name__
@@ -205,16 +206,7 @@ def _json_list(path: epath.Path) -> _Rows:
     raise ValueError(
       f"{path} must hold a list of records, got {type(values).__name__}"
     )
-
-  def get(index: int) -> Mapping[str, Any]:
-    value = values[index]
-    if not isinstance(value, dict):
-      raise records.BadRecord(
-        "a record must be a JSON object", type(value).__name__
-      )
-    return value
-
-  return _Rows(len(values), get)
+  return _Rows(len(values), lambda index: _checked(values[index]))
 
 
 def _parquet(path: epath.Path) -> _Rows:
@@ -257,7 +249,7 @@ def _arrow(path: epath.Path) -> _Rows:
   try:
     data: Any = (
       pyarrow.BufferReader(path.read_bytes())
-      if _is_remote(path)
+      if metric_files.is_remote(path)
       else pyarrow.memory_map(os.fspath(path))
     )
     table = ipc.open_stream(data).read_all()
