@@ -1,7 +1,8 @@
-"""The pieces of the transformer block: norm, rotary embedding, attention."""
+"""The pieces of the transformer: norm, rotary embedding, sinusoids, sums."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Before, the CPU has no product of bfloat16 numbers that is summed in float32.
 _HAS_WIDE_SUM = jax.__version_info__ >= (0, 10)
@@ -88,39 +89,20 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
-def attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  valid_mask: jax.Array,
-  *,
-  key_bias: jax.Array | None = None,
-) -> jax.Array:
-  """Attend in both directions over the valid tokens.
+def sinusoids(grid: tuple[int, ...], width: int) -> np.ndarray:
+  """Return float64[points of the grid, width], rows of length about 1.
 
-  Scores and softmax are float32. The division by the row sum comes after the
-  product with the values: it touches K numbers a row instead of L.
+  Each axis has its share of the width: sines and cosines of the coordinate,
+  with wavelengths from 2 pi to 200 pi.
 
-  Args:
-    query: float[B, L, H, K].
-    key: float[B, L, H, K].
-    value: float[B, L, H, K].
-    valid_mask: bool[B, L]; at least one True a row.
-    key_bias: float32[B, L] added to the scores of each key, or None.
-
-  Returns:
-    float[B, L, H, K].
+  Source: arXiv 1706.03762 section 3.5.
   """
-  scores = wide_einsum("blhk,bmhk->bhlm", query, key)
-  scores = scores * query.shape[-1] ** -0.5
-  if key_bias is not None:
-    scores = scores + key_bias[:, None, None, :]
-  # The lowest finite number, not -inf: a fully masked row stays NaN-free.
-  lowest = jnp.finfo(jnp.float32).min
-  scores = jnp.where(valid_mask[:, None, None, :], scores, lowest)
-  # The maximum cancels in the quotient: no gradient needs to pass it.
-  top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-  weights = jnp.exp(scores - top)
-  total = weights.sum(axis=-1)  # float32[B, H, L]
-  mixed = wide_einsum("bhlm,bmhk->blhk", weights.astype(value.dtype), value)
-  return (mixed / total.transpose(0, 2, 1)[..., None]).astype(query.dtype)
+  points = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1)
+  parts = []
+  for axis, columns in enumerate(np.array_split(np.arange(width), len(grid))):
+    num_waves = -(-len(columns) // 2)
+    rate = 100.0 ** -(np.arange(num_waves) / num_waves)
+    angle = points[..., axis].reshape(-1, 1) * rate
+    waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    parts.append(waves[:, : len(columns)])
+  return np.concatenate(parts, axis=1) * (2.0 / width) ** 0.5

@@ -6,98 +6,22 @@ head; row i of the logits predicts token i. Layers are stacked on a leading
 axis and scanned, so compile time does not grow with depth.
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from paradiff import sharding
+from paradiff.models import attention
 from paradiff.models import layers
+from paradiff.models import transformer_config as config_lib
 
 Params = dict[str, Any]
-PADDINGS = ("left_out", "attended", "added")
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-  """Sizes and numerics of the backbone.
-
-  Attributes:
-    vocab_size: rows of embedding and head.
-    width: residual width D.
-    num_layers: blocks.
-    num_heads: attention heads H; must divide `width` into even head sizes.
-    mlp_width: hidden width F of the gated MLP.
-    norm_eps: RMSNorm epsilon.
-    rope_theta: base of the rotary wavelengths.
-    compute_dtype: "float32" or "bfloat16" for activations.
-    remat: "none", or "full" to recompute each block in the backward pass.
-    scan_unroll: blocks a scan iteration.
-    padding: what tokens outside `valid_mask` do. "left_out": nothing, and
-      positions do not count them. As published instead "attended": they take
-      part like any other (A), or "added": the mask of 0 and 1 is added to the
-      scores, so a padding key only loses a factor e to a real one (M).
-    place_grids: shapes of the grids whose points have learned embeddings, all
-      in one table of as many rows, first grid first; none as published. Rotary
-      angles tell distances; a small model that has to name places learns them
-      far sooner when it is told where it is.
-  """
-
-  vocab_size: int
-  width: int
-  num_layers: int
-  num_heads: int
-  mlp_width: int
-  norm_eps: float = 1e-5
-  rope_theta: float = 500_000.0
-  compute_dtype: str = "float32"
-  remat: str = "none"
-  scan_unroll: int = 1
-  padding: str = "left_out"
-  place_grids: tuple[tuple[int, ...], ...] = ()
-
-  def __post_init__(self) -> None:
-    sizes = ("vocab_size", "width", "num_layers", "num_heads", "mlp_width")
-    for name in (*sizes, "scan_unroll"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-    grids = tuple(tuple(grid) for grid in self.place_grids)  # lists from json
-    object.__setattr__(self, "place_grids", grids)
-    if not all(grid and min(grid) > 0 for grid in grids):
-      raise ValueError(
-        f"place_grids must have positive sides, got {self.place_grids}"
-      )
-    if self.width % self.num_heads or (self.width // self.num_heads) % 2:
-      raise ValueError(
-        "num_heads must divide width into even head sizes, got "
-        f"{self.num_heads=} {self.width=}"
-      )
-    if self.compute_dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        'compute_dtype must be "float32" or "bfloat16", got '
-        f"{self.compute_dtype!r}"
-      )
-    if self.remat not in ("none", "full"):
-      raise ValueError(f'remat must be "none" or "full", got {self.remat!r}')
-    if self.padding not in PADDINGS:
-      raise ValueError(
-        f"padding must be one of {PADDINGS}, got {self.padding!r}"
-      )
-
-  @property
-  def head_size(self) -> int:
-    """Size K of one attention head."""
-    return self.width // self.num_heads
-
-  @property
-  def num_places(self) -> int:
-    """Rows of the table of places."""
-    return sum(math.prod(grid) for grid in self.place_grids)
+TransformerConfig = config_lib.TransformerConfig
 
 
 def _shapes(config: TransformerConfig) -> dict[str, Any]:
@@ -146,25 +70,6 @@ def matrix_axes(config: TransformerConfig) -> Params:
   return axes
 
 
-def _waves(grid: tuple[int, ...], width: int) -> np.ndarray:
-  """Return float64[points of the grid, width], rows of length about 1.
-
-  Each axis has its share of the width: sines and cosines of the coordinate,
-  with wavelengths from 2 pi to 200 pi.
-
-  Source: arXiv 1706.03762 section 3.5.
-  """
-  points = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1)
-  parts = []
-  for axis, columns in enumerate(np.array_split(np.arange(width), len(grid))):
-    num_waves = -(-len(columns) // 2)
-    rate = 100.0 ** -(np.arange(num_waves) / num_waves)
-    angle = points[..., axis].reshape(-1, 1) * rate
-    waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-    parts.append(waves[:, : len(columns)])
-  return np.concatenate(parts, axis=1) * (2.0 / width) ** 0.5
-
-
 def _is_entry(node: Any) -> bool:
   return isinstance(node, tuple)
 
@@ -209,7 +114,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
   blocks["attn_out"] = blocks["attn_out"] / depth[:, None, None, None]
   blocks["down"] = blocks["down"] / depth[:, None, None]
   if config.place_grids:
-    tables = [_waves(grid, config.width) for grid in config.place_grids]
+    tables = [
+      layers.sinusoids(grid, config.width) for grid in config.place_grids
+    ]
     params["places"] = jnp.asarray(np.concatenate(tables), jnp.float32)
   return params
 
@@ -238,21 +145,25 @@ def _block(
   cast = jax.tree.map(lambda array: array.astype(x.dtype), block)
   h = layers.rms_norm(x, block["attn_norm"], eps=config.norm_eps)
   query, key, value = (
-    _matmul("bld,dhk->blhk", h, cast, name)
-    for name in ("q_proj", "k_proj", "v_proj")
+    checkpoint_name(_matmul("bld,dhk->blhk", h, cast, f"{name[0]}_proj"), name)
+    for name in ("query", "key", "value")
   )
-  mixed = layers.attention(
+  mixed = attention.attend(
+    config.attention,
     layers.apply_rope(query, *rope),
     layers.apply_rope(key, *rope),
     value,
     valid_mask,
     key_bias=key_bias,
   )
-  x = x + _matmul("blhk,hkd->bld", mixed, cast, "attn_out")
+  attended = _matmul("blhk,hkd->bld", mixed, cast, "attn_out")
+  x = x + checkpoint_name(attended, "attn_out")
   x = sharding.constrain(x, ("batch", None, None))
   h = layers.rms_norm(x, block["ff_norm"], eps=config.norm_eps)
-  gate = _matmul("bld,df->blf", h, cast, "gate")
-  up = _matmul("bld,df->blf", h, cast, "up")
+  gate, up = (
+    checkpoint_name(_matmul("bld,df->blf", h, cast, name), name)
+    for name in ("gate", "up")
+  )
   x = x + _matmul("blf,fd->bld", jax.nn.silu(gate) * up, cast, "down")
   return sharding.constrain(x, ("batch", None, None))
 
@@ -307,8 +218,10 @@ def trunk(
   apply: Callable[..., jax.Array] = functools.partial(
     _block, config, rope=rope, valid_mask=valid_mask, key_bias=key_bias
   )
-  if config.remat == "full":
-    apply = jax.checkpoint(apply)
+  kept = config_lib.REMATS[config.remat]
+  if kept is not None:
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
+    apply = jax.checkpoint(apply, policy=policy)
   x, _ = jax.lax.scan(
     lambda x, block: (apply(x, block), None),
     x,

@@ -11,6 +11,7 @@ import pytest
 import toy
 
 from paradiff.models import transformer
+from paradiff.models import transformer_config
 
 # With a learned table of places, as the small variants have.
 PLACED = dataclasses.replace(toy.CONFIG, place_grids=((2, 3), (5,)))
@@ -232,7 +233,12 @@ def _loss_and_gradient(config):
 
 
 @pytest.mark.parametrize(
-  "change", [{"remat": "full"}, {"scan_unroll": 2}], ids=str
+  "change",
+  [
+    *({"remat": name} for name in transformer_config.REMATS),
+    {"scan_unroll": 2},
+  ],
+  ids=str,
 )
 def test_remat_and_unrolling_change_no_value(change):
   config = dataclasses.replace(toy.CONFIG, **change)
@@ -244,18 +250,22 @@ def test_remat_and_unrolling_change_no_value(change):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_remat_recomputes_blocks():
-  config = dataclasses.replace(toy.CONFIG, remat="full")
+def test_remat_makes_again_what_it_does_not_keep():
+  def products(remat):
+    config = dataclasses.replace(toy.CONFIG, remat=remat)
 
-  def loss(c):
-    return lambda p: _logits(p, _tokens((1, 4)), config=c).sum()
+    def loss(params):
+      return _logits(params, _tokens((1, 4)), config=config).sum()
 
-  names = [
-    toy.primitives(jax.make_jaxpr(jax.grad(loss(c)))(toy.params()).jaxpr)
-    for c in (config, toy.CONFIG)
-  ]
-  assert any("remat" in n or "checkpoint" in n for n in names[0])
-  assert not any("remat" in n or "checkpoint" in n for n in names[1])
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(toy.params()).jaxpr
+    names = [eqn.primitive.name for eqn, _, _ in toy.equations(jaxpr)]
+    return names.count("dot_general")
+
+  found = {name: products(name) for name in transformer_config.REMATS}
+  # The scores and what they mix hold no matrix and are always made again.
+  assert found["products"] == found["none"] + 2
+  assert found["attention"] == found["products"] + 2  # gate and up
+  assert found["full"] == found["attention"] + 4  # q, k, v and attn_out
 
 
 def test_bfloat16_is_close_and_keeps_float32_logits_and_gradients():
