@@ -9,8 +9,11 @@ import numpy as np
 from etils import epath
 
 from experiments import scene_data
+from paradiff import layout as layout_lib
 from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
+from paradiff import tasks as tasks_lib
+from paradiff import variants
 from paradiff.data import caching
 from paradiff.data import coded as coded_lib
 from paradiff.data import pipeline as data_lib
@@ -30,6 +33,8 @@ class DataConfig:
       default: as many as it has examples.
     held_out: a folder whose examples are never learned from, for the scores
       of runs on own data.
+    task: what a published model is to learn, the name of one of its tasks with
+      a text and a picture; default: "edit". Others have one task.
 
   Raises:
     ValueError: if there are both or neither, or a share is missing.
@@ -40,6 +45,7 @@ class DataConfig:
   folders: tuple[str, ...] = ()
   shares: tuple[float, ...] = ()
   held_out: str | None = None
+  task: str | None = None
 
   def __post_init__(self) -> None:
     if (self.size > 0) == bool(self.folders):
@@ -79,11 +85,65 @@ def open_folders(
   return sources
 
 
+def task_of(
+  config: DataConfig, variant: variants.Variant
+) -> tasks_lib.Task | None:
+  """Return what the model is to learn; None for a model of one layout.
+
+  Raises:
+    ValueError: if the model has no such task, or learns no text and picture
+      together by it.
+  """
+  if not variant.tasks:
+    if config.task is not None:
+      raise ValueError(
+        f"data.task must be None for {variant.name}, which has one layout, got "
+        f"{config.task!r}"
+      )
+    return None
+  task = variant.task(config.task or "edit")
+  if not (task.has_text and task.has_picture) or task.blank_source:
+    raise ValueError(
+      "data.task must be one whose answer has a text and a picture, and no "
+      f"blank input, got {task.name!r}"
+    )
+  if config.size:
+    raise ValueError(
+      f"{variant.name} must learn from data.folders: it does not speak the "
+      f"words of scenes, got {config.size=}"
+    )
+  return task
+
+
+def layout_of(
+  config: DataConfig, pipeline: pipeline_lib.ParallelPipeline
+) -> layout_lib.Layout:
+  """Return the layout of the rows that a model learns from.
+
+  Raises:
+    ValueError: as `task_of`.
+  """
+  variant = pipeline.variant
+  task, base = task_of(config, variant), variant.layout
+  if task is None:
+    return base
+  null = pipeline.text_tokenizer.encode_marked(task.null_prompt)
+  return task.layout(
+    base,
+    prompt_len=base.prompt_len,
+    text_len=base.text_len,
+    grid=base.grid,
+    source_grids=(base.grid,) if task.has_source and base.grid else (),
+    null_prompt=tuple(null),
+  )
+
+
 def load(
   config: DataConfig,
   pipeline: pipeline_lib.ParallelPipeline,
   sources: Sequence[coded_lib.CodedSource],
   *,
+  layout: layout_lib.Layout,
   folder: epath.Path,
   stream: TextIO,
 ) -> tuple[list[tuple[data_lib.Source, float]], token_rows.TokenRows | None]:
@@ -93,6 +153,7 @@ def load(
     config: what to learn from.
     pipeline: with the tokenizers.
     sources: from `open_folders`.
+    layout: from `layout_of`.
     folder: where token rows, or what is known of them, are kept.
     stream: where progress is shown, and what is left out.
 
@@ -103,8 +164,9 @@ def load(
     scenes = scene_data.DataConfig(size=config.size, seed=config.seed)
     rows = scene_data.load_rows(scenes, pipeline, folder=folder, stream=stream)
     return [(rows, 1.0)], None
+  task = task_of(config, pipeline.variant)
   found = [
-    fitting(source, pipeline, folder=folder, stream=stream)
+    fitting(source, pipeline, task, layout=layout, folder=folder, stream=stream)
     for source in sources
   ]
   apart = None if config.held_out is None else found.pop()
@@ -115,7 +177,9 @@ def load(
 def fitting(
   source: coded_lib.CodedSource,
   pipeline: pipeline_lib.ParallelPipeline,
+  task: tasks_lib.Task | None,
   *,
+  layout: layout_lib.Layout,
   folder: epath.Path,
   stream: TextIO,
 ) -> token_rows.TokenRows:
@@ -124,23 +188,30 @@ def fitting(
   Raises:
     ValueError: if there are none.
   """
+  words = token_rows.PLAIN if task is None else task.prompt
 
   def measure() -> dict[str, np.ndarray]:
     progress = metrics.Progress(
       len(source), stream=stream, what="length of example"
     )
     measures = token_rows.measure(
-      source, pipeline.text_tokenizer, on_progress=progress.update
+      source,
+      pipeline.text_tokenizer,
+      words=words,
+      on_progress=progress.update,
     )
     progress.close()
     return measures
 
   key = caching.digest(
-    source.digest, pipeline.text_tokenizer.fast.backend_tokenizer.to_str()
+    source.digest,
+    pipeline.text_tokenizer.fast.backend_tokenizer.to_str(),
+    words,
   )
-  layout = pipeline.variant.layout
   measures = caching.cached(folder, f"lengths_{key}", measure)
-  kept, left_out = token_rows.fitting(measures, layout)
+  kept, left_out = token_rows.fitting(
+    measures, layout, is_edit=task is not None and task.has_source
+  )
   reasons = "".join(f"\n{n:8} {reason}" for reason, n in left_out.items())
   if not len(kept):
     raise ValueError(
@@ -158,4 +229,5 @@ def fitting(
     layout=layout,
     vocab=pipeline.variant.vocab,
     text_tokenizer=pipeline.text_tokenizer,
+    words=words,
   )

@@ -36,7 +36,7 @@ from experiments import reproduce_runs as runs
 from experiments import reproduce_stages as stages
 from experiments import rewards as rewards_lib
 from experiments import rl_config
-from experiments import sft
+from experiments import sft_config
 
 CLIP_PART = "f"
 _NUMBERS = (
@@ -81,7 +81,7 @@ def check(run: stages.Run, letters: Sequence[str]) -> None:
     for model, seed, _ in stages.jobs(part, run.scale):
       if model != runs.SHIPPED:
         is_sft = runs.TRAININGS[model].kind == "sft"
-        experiment = sft.Experiment if is_sft else rl_config.Experiment
+        experiment = sft_config.Experiment if is_sft else rl_config.Experiment
         common.build(experiment, run.config(model, seed))
 
 

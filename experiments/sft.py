@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import jax
@@ -25,123 +25,27 @@ from etils import epath
 
 from experiments import common
 from experiments import held_out
-from experiments import options
 from experiments import own_data
 from experiments import processes
-from experiments import start
+from experiments import sft_config
+from experiments import sft_setup
 from experiments import watch
 from paradiff import checkpoints
 from paradiff import ema
 from paradiff import metrics
-from paradiff import optim
 from paradiff import pipeline as pipeline_lib
-from paradiff import sequence as sequence_lib
-from paradiff import sharding
-from paradiff import step as step_lib
 from paradiff import train_state
-from paradiff import variants
-from paradiff.data import caching
-from paradiff.data import coded
 from paradiff.data import pipeline as data_lib
 from paradiff.data import token_rows
-from paradiff.diffusion import objective
-from paradiff.models import transformer as transformer_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-  """A run.
-
-  Attributes:
-    variant: a name in `variants.VARIANTS`.
-    image_tokenizer: folder that holds the trained image tokenizer.
-    text_tokenizer: folder that holds a text tokenizer; None for the words of
-      the scenes world.
-    num_steps: updates.
-    optim: the optimiser; `num_steps` is the run's.
-    data: what to learn from.
-    model: fields of the variant that differ, by name.
-    init_from: a shipped model or a folder whose transformer to start from, of
-      the same sizes and words; None to start from random weights.
-    cache: folder of token rows, to share between runs; default: the workdir's.
-    seed: of everything random but the examples.
-    batch_size: B.
-    num_microbatches: parts of a batch that are worked through one after the
-      other, for less memory.
-    loss: the loss.
-    mesh: the devices.
-    log: metrics.
-    checkpoint: checkpoints.
-    evaluate: scores while training.
-  """
-
-  variant: str
-  image_tokenizer: str
-  num_steps: int
-  optim: Mapping[str, Any]
-  data: own_data.DataConfig
-  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  init_from: str | None = None
-  text_tokenizer: str | None = None
-  cache: str | None = None
-  seed: int = 0
-  batch_size: int = 64
-  num_microbatches: int = 1
-  loss: objective.SftConfig = objective.SftConfig()
-  mesh: options.MeshConfig = options.MeshConfig()
-  log: options.LogConfig = options.LogConfig()
-  checkpoint: options.CheckpointConfig = options.CheckpointConfig()
-  evaluate: options.EvaluateConfig = options.EvaluateConfig()
-
-
-def identity(
-  config: ml_collections.ConfigDict,
-  pipeline: pipeline_lib.ParallelPipeline,
-  sources: Sequence[coded.CodedSource] = (),
-) -> dict[str, Any]:
-  """Return what a checkpoint must share with the run that resumes from it."""
-  parts = variants.to_dict(pipeline.variant)
-  del parts["sampler"]  # sampling does not change what is learned
-  if sources:
-    config = config.copy_and_resolve_references()
-    config.data.folders = tuple(source.digest for source in sources)
-  if config.get("text_tokenizer") is not None:
-    parts["words"] = sorted(pipeline.text_tokenizer.fast.get_vocab().items())
-  return common.identity(
-    config,
-    variant=parts.pop("name"),
-    model=parts,
-    image_tokenizer_digest=caching.digest(
-      jax.device_get(pipeline.image_params)
-    ),
-  )
-
-
-def make_loss(
-  config: objective.SftConfig, variant: variants.Variant
-) -> step_lib.LossFn:
-  """Return the loss of a batch of token rows."""
-  model = variants.model_of(variant)
-
-  def loss_fn(
-    params: Any, batch: Mapping[str, jax.Array], key: jax.Array
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    condition = sequence_lib.Condition(
-      prefix=batch["prefix"], valid=batch["prefix_valid"]
-    )
-    return objective.sft_loss(
-      config, model, params, condition, batch["answer"], key=key
-    )
-
-  return loss_fn
-
-
-def learned(state: train_state.TrainState) -> Any:
+def learned(run: sft_setup.Run, state: train_state.TrainState) -> Any:
   """Return the parameters that a run is scored by and leaves behind."""
-  return processes.gathered(ema.mean_of(state.opt_state, state.params))
+  mean = ema.mean_of(state.opt_state, state.params)
+  return processes.gathered(run.merged(mean))
 
 
-def check_scores(experiment: Experiment) -> None:
+def check_scores(experiment: sft_config.Experiment) -> None:
   """Refuse scores that the data cannot give.
 
   Raises:
@@ -157,20 +61,15 @@ def check_scores(experiment: Experiment) -> None:
 
 
 def make_scorer(
-  experiment: Experiment,
-  variant: variants.Variant,
-  rows: token_rows.TokenRows | None,
-  *,
-  mesh: jax.sharding.Mesh,
+  run: sft_setup.Run, rows: token_rows.TokenRows | None
 ) -> Callable[..., dict[str, float]]:
   """Return what scores a pipeline, given `step` and `writer`.
 
   Args:
-    experiment: the run.
-    variant: the model.
+    run: the run.
     rows: held-out examples; None for the scenes benchmark.
-    mesh: where the run's parameters are.
   """
+  experiment = run.experiment
   config = experiment.evaluate
   if rows is None:
     return functools.partial(
@@ -182,9 +81,9 @@ def make_scorer(
   return held_out.make(
     config,
     rows,
-    make_loss(loss, variant),
+    sft_setup.make_loss(loss, run.pipeline.variant, run.layout),
     batch_size=experiment.batch_size,
-    mesh=mesh,
+    mesh=run.mesh,
   ).evaluate
 
 
@@ -206,36 +105,13 @@ def train_and_evaluate(
     common.NonFinite: if the loss or a gradient is not finite.
     processes.Preempted: if the run was told to stop; it is saved.
   """
-  experiment = common.build(Experiment, config)
-  num_steps, root = experiment.num_steps, epath.Path(workdir)
-  optim_config = common.build(
-    optim.OptimConfig, experiment.optim, num_steps=num_steps
-  )
-  tokenizers = start.load_tokenizers(
-    experiment.image_tokenizer, experiment.text_tokenizer
-  )
-  variant = start.load_variant(
-    experiment.variant, experiment.model, tokenizers=tokenizers
-  )
-  pipeline = start.make_pipeline(variant, tokenizers)
-  sources = own_data.open_folders(experiment.data, pipeline)
+  run, root = sft_setup.set_up(config), epath.Path(workdir)
+  experiment, pipeline, state = run.experiment, run.pipeline, run.state
+  num_steps, mesh = experiment.num_steps, run.mesh
   check_scores(experiment)
-  mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
-
-  # The state, drawn into its shardings; a checkpoint replaces it.
-  tx = optim.make_tx(
-    optim_config, matrix_axes=transformer_lib.matrix_axes(variant.transformer)
-  )
-  state, places = train_state.init_state(
-    start.make_init(experiment.init_from, variant, tokenizers.words),
-    tx,
-    jax.random.key(experiment.seed),
-    mesh=mesh,
-    logical_axes=transformer_lib.logical_axes(variant.transformer),
-  )
   saver = checkpoints.Checkpointer(
     root,
-    identity=identity(config, pipeline, sources),
+    identity=run.identity,
     num_kept=experiment.checkpoint.num_kept,
     best_metric=experiment.evaluate.best_metric,
     best_mode=experiment.evaluate.best_mode,
@@ -258,7 +134,8 @@ def train_and_evaluate(
   rows, apart = own_data.load(
     experiment.data,
     pipeline,
-    sources,
+    run.sources,
+    layout=run.layout,
     folder=epath.Path(experiment.cache or root / "cache"),
     stream=stream,
   )
@@ -269,18 +146,8 @@ def train_and_evaluate(
     mesh=mesh,
     position=position,
   )
-  train_step = jax.jit(
-    step_lib.make_train_step(
-      make_loss(experiment.loss, variant),
-      tx,
-      schedule=optim.make_schedule(optim_config),
-      num_microbatches=experiment.num_microbatches,
-    ),
-    in_shardings=(places, batches.sharding),
-    out_shardings=(places, None),
-    donate_argnums=0,
-  )
-  score = make_scorer(experiment, variant, apart, mesh=mesh)
+  train_step = run.make_step(batches.sharding)
+  score = make_scorer(run, apart)
   writer = common.open_writer(root, resume_step=first if restored else None)
   writer.write_hparams(common.flat(config))
   window, guard = metrics.Window(), common.Guard()
@@ -292,7 +159,7 @@ def train_and_evaluate(
       range(first + 1, num_steps + 1), batches, strict=False
     ):
       with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-        state, values = train_step(state, batch)
+        state, values = train_step(state, batch, run.frozen)
         window.add(values)
         guard.push(step, values)
       progress.update(step, loss=guard.loss)
@@ -312,7 +179,7 @@ def train_and_evaluate(
       scores = {}
       if common.is_due(step, experiment.evaluate.every, num_steps):
         guard.drain()
-        model = dataclasses.replace(pipeline, params=learned(state))
+        model = dataclasses.replace(pipeline, params=learned(run, state))
         scores = score(model, step=step, writer=writer)
         began = (time.monotonic(), step)
       if save:
@@ -325,7 +192,7 @@ def train_and_evaluate(
         )
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {step}")
-  trained = dataclasses.replace(pipeline, params=learned(state))
+  trained = dataclasses.replace(pipeline, params=learned(run, state))
   if processes.is_first():
     trained.save(str(root / "model"))
   processes.wait_for_all("model saved")

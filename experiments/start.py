@@ -18,6 +18,8 @@ from paradiff.models import image_tokenizer as image_tokenizer_lib
 from paradiff.models import transformer as transformer_lib
 from paradiff.scenes import grammar
 
+Init = Callable[[jax.Array], Any]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizers:
@@ -117,7 +119,7 @@ def make_init(
   init_from: str | None,
   variant: variants.Variant,
   words: text_lib.TextTokenizer | None = None,
-) -> Callable[[jax.Array], Any]:
+) -> Init:
   """Return what draws the first parameters from a key.
 
   Args:

@@ -39,14 +39,14 @@ from etils import epath
 from experiments import clip
 from experiments import common
 from experiments import rl_config
-from experiments import sft
+from experiments import sft_config
 from paradiff.data import images
 
 # What a config is built into; that of the tokenizer is checked by its loop.
 EXPERIMENTS: Mapping[str, type | None] = {
   "clip": clip.Experiment,
   "rl": rl_config.Experiment,
-  "sft": sft.Experiment,
+  "sft": sft_config.Experiment,
   "tokenizer": None,
 }
 INDEX_VARIABLES = (

@@ -281,18 +281,17 @@ class Maker:
     null: list[int] = []
     if task.null_prompt:
       null = self.text_tokenizer.encode_marked(task.null_prompt)
-    return dataclasses.replace(
+    layout = task.layout(
       base,
-      grid=grid,
       prompt_len=bucket,
-      text_len=text_len if task.has_text else 0,
-      prefix=task.prefix,
-      answer=task.answer,
+      text_len=text_len,
+      grid=grid,
       source_grids=tuple(self._grid(*p.shape[:2]) for p in sources[0]),
-      prompt_ends=task.prompt_ends,
       null_prompt=tuple(null),
-      padding="attended" if quirks.attended_padding else base.padding,
     )
+    if quirks.attended_padding:
+      layout = dataclasses.replace(layout, padding="attended")
+    return layout
 
   def _painted(
     self,

@@ -10,6 +10,7 @@ and `inference/`; Gen-Verse/MMaDA, `inference_{t2i,mmu}.py`; ML-GSAI/LLaDA,
 
 import dataclasses
 
+from paradiff import layout as layout_lib
 from paradiff.diffusion import guidance
 from paradiff.diffusion import settings
 
@@ -74,6 +75,38 @@ class Task:
   def mode(self) -> str:
     """How `data.crops` fits a picture: "crop" or "squash"."""
     return "squash" if self.reads == "squash" else "crop"
+
+  def layout(
+    self,
+    base: layout_lib.Layout,
+    *,
+    prompt_len: int,
+    text_len: int,
+    grid: layout_lib.Grid | None,
+    source_grids: tuple[layout_lib.Grid, ...],
+    null_prompt: tuple[int, ...],
+  ) -> layout_lib.Layout:
+    """Return the layout of the task's sequences.
+
+    Args:
+      base: the model's own layout.
+      prompt_len: tokens that there is room for, words around it included.
+      text_len: tokens of the answer's text; 0 if it has none.
+      grid: of the answer's picture; None if it has none.
+      source_grids: of the input pictures.
+      null_prompt: ids of the prompt's stand-in; none for the layout's own.
+    """
+    return dataclasses.replace(
+      base,
+      grid=grid,
+      prompt_len=prompt_len,
+      text_len=text_len if self.has_text else 0,
+      prefix=self.prefix,
+      answer=self.answer,
+      source_grids=source_grids,
+      prompt_ends=self.prompt_ends,
+      null_prompt=null_prompt,
+    )
 
   def words(self, prompt: str) -> str:
     """Return the prompt between the words around it."""

@@ -15,6 +15,7 @@ from paradiff import vocab as vocab_lib
 from paradiff.data import coded as coded_lib
 from paradiff.data import text as text_lib
 
+PLAIN = "{prompt}"  # the instruction and nothing around it
 UNKNOWN = -1  # in place of a length: words that the tokenizer lacks
 
 
@@ -24,8 +25,16 @@ def make(
   layout: layout_lib.Layout,
   vocab: vocab_lib.Vocab,
   text_tokenizer: text_lib.TextTokenizer,
+  words: str = PLAIN,
 ) -> dict[str, np.ndarray]:
   """Return the token row of an example.
+
+  Args:
+    example: words and codes.
+    layout: the sizes.
+    vocab: the ids.
+    text_tokenizer: words to ids.
+    words: around the instruction, as in `tasks.Task.prompt`.
 
   Raises:
     ValueError: if a text is too long or has words that the tokenizer lacks, or
@@ -38,7 +47,7 @@ def make(
   prefix, valid = sequence_lib.encode_prefix(
     layout,
     vocab,
-    prompt_ids=text_tokenizer.encode(example.instruction),
+    prompt_ids=text_tokenizer.encode_between(words, example.instruction),
     source_codes=source,
   )
   answer = sequence_lib.encode_answer(
@@ -62,6 +71,7 @@ def measure(
   source: coded_lib.CodedSource,
   text_tokenizer: text_lib.TextTokenizer,
   *,
+  words: str = PLAIN,
   on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
   """Return what decides whether an example fits a layout.
@@ -69,6 +79,7 @@ def measure(
   Args:
     source: M examples.
     text_tokenizer: words to ids.
+    words: around the instruction.
     on_progress: called with the number of examples done.
 
   Returns:
@@ -80,9 +91,11 @@ def measure(
   grids = np.zeros((len(source), 2, 2), np.int32)
   for index in range(len(source)):
     example = source[index]
-    for column, words in enumerate((example.instruction, example.reasoning)):
+    texts = ((words, example.instruction), (PLAIN, example.reasoning))
+    for column, (around, text) in enumerate(texts):
       try:
-        lengths[index, column] = len(text_tokenizer.encode(words))
+        ids = text_tokenizer.encode_between(around, text)
+        lengths[index, column] = len(ids)
       except ValueError:
         continue
     grids[index, 1] = example.target.shape
@@ -99,13 +112,17 @@ def measure(
 
 
 def fitting(
-  measures: Mapping[str, np.ndarray], layout: layout_lib.Layout
+  measures: Mapping[str, np.ndarray],
+  layout: layout_lib.Layout,
+  *,
+  is_edit: bool = False,
 ) -> tuple[np.ndarray, dict[str, int]]:
   """Return which examples a layout has room for, and why not the others.
 
   Args:
     measures: as `measure` gives them.
     layout: the sizes.
+    is_edit: whether those without an input picture are left out.
 
   Returns:
     int64[n], their numbers in order, and how many are left out by reason.
@@ -126,6 +143,8 @@ def fitting(
       | ((sources != grid) & (sources != 0)).any(axis=1)
     ),
   }
+  if is_edit:
+    wrong["no input picture"] = (sources == 0).any(axis=1)
   left = np.ones(len(prompt), bool)
   counts = {}
   for reason, rows in wrong.items():
@@ -144,6 +163,7 @@ class TokenRows:
     layout: the sizes.
     vocab: the ids.
     text_tokenizer: words to ids.
+    words: around the instruction.
   """
 
   source: coded_lib.CodedSource
@@ -151,6 +171,7 @@ class TokenRows:
   layout: layout_lib.Layout
   vocab: vocab_lib.Vocab
   text_tokenizer: text_lib.TextTokenizer
+  words: str = PLAIN
 
   def __len__(self) -> int:
     return len(self.kept)
@@ -162,4 +183,5 @@ class TokenRows:
       layout=self.layout,
       vocab=self.vocab,
       text_tokenizer=self.text_tokenizer,
+      words=self.words,
     )

@@ -11,6 +11,8 @@ import pytest
 
 from experiments import own_data
 from experiments import sft
+from experiments import sft_config
+from experiments import sft_setup
 from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
 from paradiff.data import coded
@@ -132,11 +134,11 @@ def _loss_of(config, model, held_out):
   from experiments import common
   from paradiff.data import token_rows
 
-  experiment = common.build(sft.Experiment, config)
+  experiment = common.build(sft_config.Experiment, config)
   loss = dataclasses.replace(
     experiment.loss, drop_text_rate=0.0, drop_image_rate=0.0
   )
-  loss_fn = sft.make_loss(loss, model.variant)
+  loss_fn = sft_setup.make_loss(loss, model.variant)
   source = coded.CodedSource(held_out)
   order = grain.MapDataset.range(len(source)).seed(0).shuffle()
   found = []

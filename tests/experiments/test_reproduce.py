@@ -27,7 +27,7 @@ from experiments import reproduce_tables as tables_lib
 from experiments import rewards as rewards_lib
 from experiments import rl_config
 from experiments import rl_setup
-from experiments import sft
+from experiments import sft_config
 from experiments.configs import rl_micro
 from paradiff import outputs as outputs_lib
 from paradiff import variants
@@ -468,7 +468,7 @@ def test_every_training_is_a_run_that_can_begin():
   for name, config in configs.items():
     assert (config.seed, config.evaluate.every) == (5, 0)
     if runs.TRAININGS[name].kind == "sft":
-      common.build(sft.Experiment, config)
+      common.build(sft_config.Experiment, config)
       continue
     experiment = common.build(rl_config.Experiment, config)
     sampler = common.override(variants.MICRO.sampler, experiment.sampler)

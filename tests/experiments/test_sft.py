@@ -131,8 +131,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(
   def poisoned(*args, **options):
     train_step = make(*args, **options)
 
-    def run(state, batch):
-      new, values = train_step(state, batch)
+    def run(state, batch, frozen):
+      new, values = train_step(state, batch, frozen)
       loss = jnp.where(state.step == 12, jnp.nan, values["train/loss"])
       return new, {**values, "train/loss": loss}
 
