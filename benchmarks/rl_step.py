@@ -28,7 +28,7 @@ from experiments import rl_setup
 from experiments import rl_watch
 from paradiff.data import pipeline as data_lib
 from paradiff.diffusion import sampler
-from paradiff.models import transformer
+from paradiff.models import counts as counts_lib
 from paradiff.rl import iteration
 
 PHASES = ("rollout", "decode", "reward", "scoring", "update")
@@ -48,21 +48,6 @@ class Counts:
   update: float
 
 
-def forward_flops(
-  config: transformer.TransformerConfig, seq_len: int, head_rows: float
-) -> float:
-  """Return the multiply-adds, times two, of one sequence's forward.
-
-  Args:
-    config: the sizes.
-    seq_len: L.
-    head_rows: positions times columns that the head computes.
-  """
-  d, f = config.width, config.mlp_width
-  block = 2 * seq_len * (4 * d * d + 3 * d * f) + 4 * seq_len**2 * d
-  return config.num_layers * block + 2 * d * head_rows
-
-
 def count(run: rl_setup.Run) -> Counts:
   """Count an iteration of a run that is set up."""
   settings, layout = run.settings, run.prompts.layout
@@ -73,7 +58,7 @@ def count(run: rl_setup.Run) -> Counts:
   text = layout.text_len * vocab.text_size
   image = layout.image_len * vocab.codebook_size
   rollout = sum(
-    forward_flops(config, seq_len, text + image * bool(is_due))
+    counts_lib.forward_flops(config, seq_len, text + image * bool(is_due))
     for is_due in schedule.image_step
   )
   scored = sum(
@@ -87,7 +72,7 @@ def count(run: rl_setup.Run) -> Counts:
     update=settings.num_updates
     * rows
     * passes
-    * forward_flops(config, seq_len, scored),
+    * counts_lib.forward_flops(config, seq_len, scored),
   )
 
 

@@ -79,8 +79,43 @@ def shardings(mesh: jax.sharding.Mesh, logical_axes: Any) -> Any:
   )
 
 
+def check_even(shapes: Any, places: Any) -> None:
+  """Check that every array can be cut as its sharding says.
+
+  Args:
+    shapes: tree of arrays or of their shapes.
+    places: the same tree of named shardings.
+
+  Raises:
+    ValueError: naming the first that cannot.
+  """
+
+  def check(path: Any, leaf: Any, place: jax.sharding.NamedSharding) -> None:
+    for size, axes in zip(leaf.shape, place.spec, strict=False):
+      names = (axes,) if isinstance(axes, str) else axes or ()
+      parts = int(np.prod([place.mesh.shape[name] for name in names]))
+      if size % parts:
+        raise ValueError(
+          f"the mesh axes {names} must divide each axis that lies on them, got "
+          f"{parts} devices and {jax.tree_util.keystr(path)} of {leaf.shape}"
+        )
+
+  jax.tree_util.tree_map_with_path(check, shapes, places)
+
+
 def constrain(x: jax.Array, names: Names) -> jax.Array:
   """Pin `x` to its logical axes under `jax.set_mesh`; else return it as is."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(names))
+
+
+def row_shards(mesh: jax.sharding.Mesh | None = None) -> int:
+  """Return in how many parts a mesh has the rows of a batch.
+
+  Args:
+    mesh: default: that of `jax.set_mesh`; 1 without one.
+  """
+  found = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+  axes = LOGICAL["batch"]
+  return 1 if found.empty else int(np.prod([found.shape[a] for a in axes]))

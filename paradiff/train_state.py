@@ -134,10 +134,14 @@ def state_shardings(
     state: arrays or shapes.
     mesh: where the state lives.
     logical_axes: the parameters' tree with tuples of axis names for leaves.
+
+  Raises:
+    ValueError: if the mesh does not divide a parameter, naming it.
   """
   spec = jax.sharding.PartitionSpec()
   everywhere: Any = jax.sharding.NamedSharding(mesh, spec)
   params = sharding.shardings(mesh, logical_axes)
+  sharding.check_even(state.params, params)
   shapes = dict(jax.tree.leaves_with_path(state.params))
   places = dict(jax.tree.leaves_with_path(params))
 

@@ -6,6 +6,7 @@ cuDNN's, both of which ship with JAX.
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def library(
   value: jax.Array,
   valid_mask: jax.Array,
   *,
-  implementation: str,
+  implementation: Literal["cudnn", "xla"],
 ) -> jax.Array:
   """Attend by `jax.nn.dot_product_attention`; as `attend`, without a bias.
 
@@ -132,7 +133,7 @@ def library(
     mask=jnp.broadcast_to(
       mask, (*mask.shape[:2], query.shape[1], mask.shape[3])
     ),
-    implementation=implementation,  # type: ignore[arg-type]
+    implementation=implementation,
   )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import rl_step
 from experiments import rl_setup
+from paradiff.models import counts
 from paradiff.models import transformer
 
 
@@ -19,7 +20,7 @@ def test_flops_of_a_forward_hand_worked():
   )
   # A layer of 3 tokens: 4 matrices 4x4 and 3 of 4x6, then scores and sums.
   layer = 2 * 3 * (4 * 16 + 3 * 24) + 2 * (2 * 3 * 3 * 4)
-  assert rl_step.forward_flops(config, 3, 10) == 2 * layer + 2 * 4 * 10
+  assert counts.forward_flops(config, 3, 10) == 2 * layer + 2 * 4 * 10
 
 
 def test_flops_agree_with_the_compiler(tmp_path):
@@ -43,7 +44,7 @@ def test_flops_agree_with_the_compiler(tmp_path):
     ).lower(params, tokens, valid)
     costs.append(lowered.cost_analysis()["flops"])
   one = dataclasses.replace(network, num_layers=1)
-  counted = rl_step.forward_flops(one, length, 0)
+  counted = counts.forward_flops(one, length, 0)
   # The compiler also counts norms, softmax and rotations.
   assert counted <= costs[1] - costs[0] <= 1.35 * counted
   counts = rl_step.count(run)
