@@ -33,6 +33,8 @@ class DataConfig:
       default: as many as it has examples.
     held_out: a folder whose examples are never learned from, for the scores
       of runs on own data.
+    num_workers: processes that make token rows; 0 to make them in the loop's
+      own. The batches are the same.
     task: what a published model is to learn, the name of one of its tasks with
       a text and a picture; default: "edit". Others have one task.
 
@@ -45,9 +47,14 @@ class DataConfig:
   folders: tuple[str, ...] = ()
   shares: tuple[float, ...] = ()
   held_out: str | None = None
+  num_workers: int = 0
   task: str | None = None
 
   def __post_init__(self) -> None:
+    if self.num_workers < 0:
+      raise ValueError(
+        f"num_workers must be at least 0, got {self.num_workers}"
+      )
     if (self.size > 0) == bool(self.folders):
       raise ValueError(
         "data must have either a size, of scenes, or folders, got "

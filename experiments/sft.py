@@ -145,6 +145,7 @@ def train_and_evaluate(
     seed=experiment.seed,
     mesh=mesh,
     position=position,
+    num_workers=experiment.data.num_workers,
   )
   train_step = run.make_step(batches.sharding)
   score = make_scorer(run, apart)

@@ -37,9 +37,12 @@ def identity(
   """Return what a checkpoint must share with the run that resumes from it."""
   parts = variants.to_dict(pipeline.variant)
   del parts["sampler"]  # sampling does not change what is learned
+  config = config.copy_and_resolve_references()
   if sources:
-    config = config.copy_and_resolve_references()
     config.data.folders = tuple(source.digest for source in sources)
+  with config.unlocked():
+    if "num_workers" in config.data:  # who reads does not change what is read
+      del config.data.num_workers
   if config.get("text_tokenizer") is not None:
     parts["words"] = sorted(pipeline.text_tokenizer.fast.get_vocab().items())
   return common.identity(

@@ -6,6 +6,7 @@ same on any number of hosts: every host reads its own rows of the same global
 batch.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -126,6 +127,30 @@ def _stream(
   return grain.MapDataset.mix(streams, weights=shares)
 
 
+class _Reads:
+  """This host's rows of each batch from one on, which other processes read."""
+
+  def __init__(
+    self,
+    stream: grain.MapDataset,
+    *,
+    batch_size: int,
+    rows: tuple[int, int],
+    first: int = 0,
+  ) -> None:
+    self._stream, self._batch_size = stream, batch_size
+    self._rows, self._first = rows, first
+
+  def __len__(self) -> int:
+    return 2**31 // self._batch_size  # no end that a run would see
+
+  def __getitem__(self, index: Any, /) -> dict[str, np.ndarray]:
+    first = (self._first + int(index)) * self._batch_size
+    start, stop = self._rows
+    rows = [self._stream[first + row] for row in range(start, stop)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
 class Batches:
   """Endless iterator of global batches on the devices, one batch ahead."""
 
@@ -138,6 +163,7 @@ class Batches:
     mesh: jax.sharding.Mesh,
     axes: tuple[str, ...] = ("data", "fsdp"),
     position: int = 0,
+    num_workers: int = 0,
   ) -> None:
     """Prepare the stream.
 
@@ -149,10 +175,15 @@ class Batches:
       mesh: where batches live.
       axes: mesh axes that split the rows.
       position: batches already taken.
+      num_workers: processes that read; 0 to read in this one. The batches are
+        the same. The sources must be such that other processes can have them.
 
     Raises:
-      ValueError: if the batch cannot be split so, or a share is not positive.
+      ValueError: if the batch cannot be split so, a share is not positive, or
+        there are fewer than no workers.
     """
+    if num_workers < 0:
+      raise ValueError(f"num_workers must be at least 0, got {num_workers}")
     parts = int(np.prod([mesh.shape[axis] for axis in axes]))
     if batch_size < 1 or batch_size % parts:
       raise ValueError(
@@ -162,25 +193,41 @@ class Batches:
     self._batch_size = batch_size
     spec = jax.sharding.PartitionSpec(axes)
     self.sharding = jax.sharding.NamedSharding(mesh, spec)
-    self._stream = _stream(source, seed)
-    self._rows = host_rows(self.sharding, (batch_size,))
+    self._reads = functools.partial(
+      _Reads,
+      _stream(source, seed),
+      batch_size=batch_size,
+      rows=host_rows(self.sharding, (batch_size,)),
+    )
+    self._num_workers = num_workers
+    self._workers: grain.DatasetIterator | None = None
     self._reader = futures.ThreadPoolExecutor(1)
     self._ahead: futures.Future[dict[str, jax.Array]] | None = None
     self._position = position
 
   def read(self, position: int) -> dict[str, np.ndarray]:
     """Return this host's rows of batch `position`, on the host."""
-    first = position * self._batch_size
-    start, stop = self._rows
-    rows = [self._stream[first + row] for row in range(start, stop)]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return self._reads()[position]
+
+  def _next(self, position: int) -> dict[str, np.ndarray]:
+    """Return what `read` does, of positions that follow each other."""
+    if not self._num_workers:
+      return self.read(position)
+    if self._workers is None:
+      batches = grain.MapDataset.source(self._reads(first=position))
+      options = grain.MultiprocessingOptions(num_workers=self._num_workers)
+      dataset = batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+      )
+      self._workers = iter(dataset.mp_prefetch(options))
+    return next(self._workers)
 
   def _load(self, position: int) -> dict[str, jax.Array]:
     return {
       name: jax.make_array_from_process_local_data(
         self.sharding, array, (self._batch_size, *array.shape[1:])
       )
-      for name, array in self.read(position).items()
+      for name, array in self._next(position).items()
     }
 
   def __iter__(self) -> "Batches":
@@ -201,8 +248,18 @@ class Batches:
 
   def set_state(self, state: Mapping[str, int]) -> None:
     """Go to a position that `get_state` gave."""
+    self._drop_reading()
     self._position, self._ahead = int(state["position"]), None
 
   def close(self) -> None:
-    """Stop reading ahead."""
+    """Stop reading ahead, and the processes that read."""
+    self._drop_reading()
     self._reader.shutdown(cancel_futures=True)
+
+  def _drop_reading(self) -> None:
+    """Wait for what is being read, and end the processes that read."""
+    if self._ahead is not None:
+      futures.wait([self._ahead])
+    if self._workers is not None:
+      self._workers.close()
+      self._workers = None

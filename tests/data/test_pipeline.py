@@ -165,3 +165,24 @@ def test_one_source_of_a_mixture_is_that_source():
   for shares in ((0.0, 1.0), (1.0, -1.0)):
     with pytest.raises(ValueError, match="shares of sources must be positive"):
       _mixture(shares)
+
+
+def test_other_processes_read_the_same_batches_from_any_position():
+  alone = _batches(11, batch_size=4)
+  shared = _batches(11, batch_size=4, num_workers=2)
+  try:
+    for position in (0, 5):
+      for batches in (alone, shared):
+        batches.set_state({"position": position})
+      for _ in range(4):
+        one, other = next(alone), next(shared)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert shared.get_state() == {"position": 9}
+  finally:
+    alone.close()
+    shared.close()
+
+
+def test_fewer_than_no_workers_are_refused():
+  with pytest.raises(ValueError, match="num_workers must be at least 0"):
+    _batches(num_workers=-1)
