@@ -262,6 +262,7 @@ def train(
     eos_id=tokenizer.ids[END],
   )
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
+  processes.check_mesh(mesh)
   tx, train_step = make_train_step(model, optim_config)
   state, places = train_state.init_state(
     functools.partial(init, model),
@@ -298,7 +299,7 @@ def train(
     num_pairs=experiment.evaluate.num_pairs,
     seed=experiment.data.seed,
   )
-  writer = metrics.Writer(root, resume_step=start or None)
+  writer = common.open_writer(root, resume_step=start or None)
   writer.write_hparams(common.flat(config))
   window, guard = metrics.Window(), common.Guard()
   progress = metrics.Progress(num_steps, stream=stream, start_step=start)
@@ -322,7 +323,7 @@ def train(
         writer.write_scalars(done, window.take())
       if common.is_due(done, experiment.evaluate.every, num_steps):
         guard.drain()
-        scores = evaluation.run(state.params)
+        scores = evaluation.run(processes.gathered(state.params))
         writer.write_scalars(done, scores)
       if save:
         writer.flush()
@@ -330,9 +331,12 @@ def train(
       if is_preempted:
         raise processes.Preempted(f"told to stop, saved step {done}")
   if not scores:  # nothing was left to do
-    scores = evaluation.run(state.params)
-  convert.write(root / "model", model, jax.device_get(state.params))
-  tokenizer.save(root / "model")
+    scores = evaluation.run(processes.gathered(state.params))
+  params = jax.device_get(processes.gathered(state.params))
+  if processes.is_first():
+    convert.write(root / "model", model, params)
+    tokenizer.save(root / "model")
+  processes.wait_for_all("model saved")
   for name, value in scores.items():
     stream.write(f"{name} {value:.5g}\n")
   return scores

@@ -220,8 +220,8 @@ def closing(*resources: Any) -> Iterator[None]:
       stack.callback(resource.close)
     try:
       yield
-    except jax.errors.JaxRuntimeError:
-      if jax.process_count() > 1:
+    except Exception as error:
+      if processes.is_lost(error):
         stack.pop_all()
       raise
 
@@ -285,8 +285,12 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
         f"error: {error}\nThe last complete checkpoint in "
         f"{workdir_flag.value} is as it was; the same command goes on from it."
       )
-    except jax.errors.JaxRuntimeError as error:
-      if jax.process_count() == 1:
+    except processes.Failed as error:
+      if error.__cause__ is not None:  # it happened here: show where
+        raise
+      sys.exit(f"error: {error}")
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+      if not processes.is_lost(error):
         raise
       # Leaving in order would wait for the process that is gone.
       sys.stderr.write(

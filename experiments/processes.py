@@ -10,11 +10,12 @@ with JobSet. Elsewhere they are named, by flags or by JAX_COORDINATOR_ADDRESS,
 JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
+import contextlib
 import dataclasses
 import os
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,10 +26,26 @@ from paradiff.data import caching
 # After which the others give up a process that is gone without a word.
 HEARTBEAT_SECS = 60
 PREEMPTED_EXIT_CODE = 143  # 128 + SIGTERM: what schedulers expect
+_MESSAGE_BYTES = 1024  # of one process to the others
+# What an exchange with a process that is gone begins to say.
+_LOST = (
+  "ABORTED:",
+  "CANCELLED:",
+  "DEADLINE_EXCEEDED:",
+  "INTERNAL:",
+  "UNAVAILABLE:",
+  "UNKNOWN:",
+)
+
+T = TypeVar("T")
 
 
 class Preempted(Exception):
   """The run was told to stop and has saved; the message names the step."""
+
+
+class Failed(RuntimeError):
+  """Something failed in one of several processes; the message says where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +102,20 @@ def is_one_of_many(environment: Mapping[str, str]) -> bool:
   return (
     int(environment.get("SLURM_NTASKS", "1")) > 1
     or len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    or int(environment.get("MEGASCALE_NUM_SLICES") or "1") > 1
     or "JAX_COORDINATOR_ADDRESS" in environment
+  )
+
+
+def may_be_one_of_many(environment: Mapping[str, str]) -> bool:
+  """Return whether a TPU VM's metadata must be asked if there are others.
+
+  The environment of a bare one names none. jax, when it is imported, writes
+  TPU_ML_PLATFORM where it sees TPU chips; TPU_SKIP_MDS_QUERY says that there is
+  no metadata to ask.
+  """
+  return (
+    "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment
   )
 
 
@@ -114,11 +144,92 @@ def check_same(what: str, data: Any) -> None:
     )
 
 
-def gathered(tree: Any) -> Any:
-  """Return arrays that every process can read, whole; all must call it."""
+def check_alone(what: str) -> None:
+  """Check that the run has one process.
+
+  Args:
+    what: what is run, for the message.
+
+  Raises:
+    ValueError: in all processes, if there are several.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"{what} must run in one process, got {jax.process_count()}"
+    )
+
+
+def check_mesh(mesh: jax.sharding.Mesh) -> None:
+  """Check that each process of a run has a part in its mesh.
+
+  Raises:
+    ValueError: in all processes, naming those that would have nothing to do.
+  """
+  used = {device.process_index for device in mesh.devices.flat}
+  idle = sorted(set(range(jax.process_count())) - used)
+  if idle:
+    raise ValueError(
+      f"the mesh must have devices of all {jax.process_count()} processes, got "
+      f"{dict(mesh.shape)} with none of process {idle}"
+    )
+
+
+def is_lost(error: Exception) -> bool:
+  """Return whether an error means that another process of the run is gone.
+
+  A program that is run as it is dispatched, as small ones are on a CPU, tells
+  of it by a ValueError with the status before its message.
+  """
   if jax.process_count() == 1:
-    return tree
-  return multihost_utils.process_allgather(tree, tiled=True)
+    return False
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    return True
+  return isinstance(error, ValueError) and str(error).startswith(_LOST)
+
+
+def gathered(tree: Any) -> Any:
+  """Return arrays that every process can read, whole; all must call it.
+
+  What this process can read already, it keeps.
+  """
+
+  def whole(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      return multihost_utils.process_allgather(leaf, tiled=True)
+    return leaf
+
+  return jax.tree.map(whole, tree)
+
+
+def together(do: Callable[[], T]) -> T:
+  """Return what `do` returns, unless it raises in one process: then all raise.
+
+  Else the others would wait for the one at their next exchange. All must call
+  it, and `do` must not wait for what another's failure would keep back. A run
+  of one process just calls `do`.
+
+  Raises:
+    Failed: in all processes if it raises in any, naming the first of them; in
+      those from what was raised.
+  """
+  if jax.process_count() == 1:
+    return do()
+  error: BaseException | None = None
+  try:
+    result = do()
+  except BaseException as caught:  # also where a user interrupts only one
+    error = caught
+  said = "" if error is None else f"{type(error).__name__}: {error}"
+  told = np.zeros(_MESSAGE_BYTES, np.uint8)
+  words = np.frombuffer(said.encode()[:_MESSAGE_BYTES], np.uint8)
+  told[: len(words)] = words
+  for process, row in enumerate(multihost_utils.process_allgather(told)):
+    if row.any():
+      found = row.tobytes().rstrip(b"\0").decode(errors="replace")
+      raise Failed(
+        f"all processes must succeed, got {found} in process {process}"
+      ) from error
+  return result
 
 
 def wait_for_all(what: str) -> None:
@@ -134,17 +245,26 @@ def join(processes: Processes) -> None:
     ValueError: as `named`.
   """
   found = named(processes, os.environ)
-  if found is not None:
-    jax.distributed.initialize(
-      found.coordinator,
-      found.num_processes,
-      found.process_id,
-      heartbeat_timeout_seconds=HEARTBEAT_SECS,
-    )
-  elif is_one_of_many(os.environ):
+  if found is None and is_one_of_many(os.environ):
     jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECS)
-  else:
+    return
+  if found is None and may_be_one_of_many(os.environ):
+    # Neither metadata (ValueError) nor a server of it: a TPU of another kind.
+    with contextlib.suppress(ValueError, OSError):
+      jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECS)
+      return
+  bind = None
+  if found is None:
     with socket.socket() as probe:
       probe.bind(("127.0.0.1", 0))
-      address = f"127.0.0.1:{probe.getsockname()[1]}"
-    jax.distributed.initialize(address, 1, 0, coordinator_bind_address=address)
+      bind = f"127.0.0.1:{probe.getsockname()[1]}"
+    found = Processes(bind, 1, 0)
+  jax.distributed.initialize(
+    found.coordinator,
+    found.num_processes,
+    found.process_id,
+    # Else Slurm's tasks, also one that is alone, take one GPU each.
+    cluster_detection_method="deactivate",
+    coordinator_bind_address=bind,
+    heartbeat_timeout_seconds=HEARTBEAT_SECS,
+  )

@@ -23,6 +23,7 @@ from etils import epath
 
 from experiments import common
 from experiments import processes
+from experiments import rl_reward
 from experiments import rl_setup
 from experiments import rl_watch
 from experiments import watch
@@ -31,7 +32,6 @@ from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
 from paradiff import sequence as sequence_lib
 from paradiff import train_state
-from paradiff.data import caching
 from paradiff.data import pipeline as data_lib
 from paradiff.rl import iteration as iteration_lib
 from paradiff.rl import reward as reward_lib
@@ -43,12 +43,12 @@ class Seen:
 
   Attributes:
     rolled: the rollouts.
-    context: what was rewarded.
+    context: what this process rewarded, if anything.
     raw: float32[B, R', K], the rewards.
   """
 
   rolled: iteration_lib.Rolled
-  context: reward_lib.Context
+  context: reward_lib.Context | None
   raw: np.ndarray
 
 
@@ -64,25 +64,15 @@ def see(
 
   Raises:
     reward.RewardError: if a reward fails.
+    processes.Failed: instead, where there are several processes.
   """
   condition = sequence_lib.Condition(
     prefix=batch["prefix"], valid=batch["prefix_valid"]
   )
-  rolled = run.programs.roll(state.params, run.frozen, condition, key=key)
+  with jax.set_mesh(run.mesh):
+    rolled = run.programs.roll(state.params, run.frozen, condition, key=key)
   clock.lap("rollout", rolled)
-  context = rl_watch.context_of(
-    run.policy,
-    rolled,
-    layout=run.prompts.layout,
-    prompts=[
-      run.prompts.items[i] for i in jax.device_get(batch["index"]).tolist()
-    ],
-    group_size=run.settings.group_size,
-    num_steps=run.settings.sampler.num_steps,
-  )
-  clock.lap("decode")
-  raw = reward_lib.evaluate(run.rewards, context, names=run.reward_names)
-  clock.lap("reward")
+  context, raw = rl_reward.evaluate(run, rolled, batch["index"], clock=clock)
   return Seen(rolled=rolled, context=context, raw=raw)
 
 
@@ -102,24 +92,25 @@ def learn(
     common.NonFinite: if the loss or a gradient is not finite.
   """
   programs, settings = run.programs, run.settings
-  rows, stats, values = programs.prepare(
-    seen.rolled, jnp.asarray(seen.raw), state.loop["stats"], key=key
-  )
-  anchor = run.reference
-  if settings.num_updates > 1:
-    rows = programs.add_old_logp(state.params, run.frozen, rows)
-    if settings.objective.kl_anchor == "old":
-      anchor = jax.tree.map(jnp.copy, state.params)
-  clock.lap("scoring", rows)
-  kl_coef = state.loop["kl_coef"]
-  # Apart from the state, which is donated.
-  state = dataclasses.replace(state, loop={})
-  for _ in range(settings.num_updates):
-    state, learned = programs.update(state, rows, run.frozen, anchor, kl_coef)
-    guard.push(number, learned)
-  guard.drain()
-  values = {**values, **learned, "rl/kl_coef": kl_coef}
-  kl_coef = programs.next_kl_coef(kl_coef, learned["rl/kl"])
+  with jax.set_mesh(run.mesh):
+    rows, stats, values = programs.prepare(
+      seen.rolled, seen.raw, state.loop["stats"], key=key
+    )
+    anchor = run.reference
+    if settings.num_updates > 1:
+      rows = programs.add_old_logp(state.params, run.frozen, rows)
+      if settings.objective.kl_anchor == "old":
+        anchor = jax.tree.map(jnp.copy, state.params)
+    clock.lap("scoring", rows)
+    kl_coef = state.loop["kl_coef"]
+    # Apart from the state, which is donated.
+    state = dataclasses.replace(state, loop={})
+    for _ in range(settings.num_updates):
+      state, learned = programs.update(state, rows, run.frozen, anchor, kl_coef)
+      guard.push(number, learned)
+    guard.drain()
+    values = {**values, **learned, "rl/kl_coef": kl_coef}
+    kl_coef = programs.next_kl_coef(kl_coef, learned["rl/kl"])
   state = dataclasses.replace(state, loop={"kl_coef": kl_coef, "stats": stats})
   clock.lap("update", state.params)
   return state, values
@@ -142,6 +133,7 @@ def train_and_evaluate(
     ValueError: if the config is wrong or the workdir is of another run.
     FileNotFoundError: if a model is missing.
     reward.RewardError: if a reward fails; what was learned is saved before.
+    processes.Failed: instead, where there are several processes.
     common.NonFinite: if the loss or a gradient is not finite.
     processes.Preempted: if the run was told to stop; it is saved.
   """
@@ -154,11 +146,7 @@ def train_and_evaluate(
     identity=common.identity(
       config,
       variant=run.policy.variant.name,
-      policy_digest=caching.digest(
-        *jax.tree.leaves(
-          jax.device_get((run.policy.params, run.policy.image_params))
-        )
-      ),
+      policy_digest=run.policy_digest,
     ),
     num_kept=experiment.checkpoint.num_kept,
     best_metric=experiment.evaluate.best_metric,
@@ -178,7 +166,7 @@ def train_and_evaluate(
     position=position,
   )
   tasks = watch.tasks_of(experiment.evaluate)
-  writer = metrics.Writer(root, resume_step=first if restored else None)
+  writer = common.open_writer(root, resume_step=first if restored else None)
   writer.write_hparams(common.flat(config))
   guard, saved = common.Guard(), first
   progress = metrics.Progress(
@@ -206,29 +194,29 @@ def train_and_evaluate(
       # Never the bits of another iteration, whatever was run before.
       keys = jax.random.split(jax.random.fold_in(state.key, number))
       batch = next(batches)
-      with jax.set_mesh(run.mesh):
-        try:
-          seen = see(run, state, batch, key=keys[0], clock=clock)
-        except reward_lib.RewardError:
-          if number - 1 > saved:
-            save(number - 1, {})
-          raise
-        state, values = learn(
-          run,
-          state,
-          seen,
-          number=number,
-          key=keys[1],
-          guard=guard,
-          clock=clock,
-        )
+      try:
+        seen = see(run, state, batch, key=keys[0], clock=clock)
+      except (reward_lib.RewardError, processes.Failed):
+        if number - 1 > saved:
+          save(number - 1, {})
+        raise
+      state, values = learn(
+        run,
+        state,
+        seen,
+        number=number,
+        key=keys[1],
+        guard=guard,
+        clock=clock,
+      )
       scalars = rl_watch.scalars(values, seen.rolled)
       progress.update(
         number, reward=scalars["reward/total"], **clock.shares(digits=2)
       )
       if common.is_due(number, experiment.log.every, last):
         writer.write_scalars(number, {**scalars, **clock.metrics()})
-      if common.is_due(number, experiment.samples.every, last):
+      show = common.is_due(number, experiment.samples.every, last)
+      if show and seen.context is not None and processes.is_first():
         rl_watch.show(
           seen.context,
           seen.raw,
@@ -251,7 +239,9 @@ def train_and_evaluate(
         raise processes.Preempted(f"told to stop, saved iteration {number}")
   # The settings of the run are not the model's own.
   finished = dataclasses.replace(run.trained(state), variant=run.variant)
-  finished.save(str(root / "model"))
+  if processes.is_first():
+    finished.save(str(root / "model"))
+  processes.wait_for_all("model saved")
   return finished
 
 

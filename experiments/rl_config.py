@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import common
 from experiments import options
 from experiments import prompts as prompts_lib
+from paradiff import variants
 from paradiff.models import lora as lora_lib
 from paradiff.rl import kl as kl_lib
 from paradiff.rl import objective as objective_lib
@@ -26,6 +28,8 @@ class Experiment:
       `model`.
     sampler: sampler settings that differ from the variant's, for rollouts
       and scores; rollouts are sampled at `temperature`.
+    transformer: settings of the network that differ, such as `remat` and
+      `attention`.
     temperature: of text and picture in rollouts.
     num_prompts: P, prompts an iteration.
     group_size: G, rollouts of a prompt.
@@ -53,6 +57,7 @@ class Experiment:
   rewards: Mapping[str, Any]
   reference: str | None = None
   sampler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  transformer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   temperature: float = 1.0
   num_prompts: int = 8
   group_size: int = 8
@@ -71,3 +76,15 @@ class Experiment:
   checkpoint: options.CheckpointConfig = options.CheckpointConfig(every=20)
   evaluate: options.EvaluateConfig = options.EvaluateConfig()
   samples: options.LogConfig = options.LogConfig(every=20)
+
+  def applied(self, variant: variants.Variant) -> variants.Variant:
+    """Return the variant with the run's settings of sampler and network.
+
+    Raises:
+      ValueError: if a setting is unknown or out of range.
+    """
+    return dataclasses.replace(
+      variant,
+      sampler=common.override(variant.sampler, self.sampler),
+      transformer=common.override(variant.transformer, self.transformer),
+    )

@@ -10,9 +10,11 @@ import ml_collections
 from etils import epath
 
 from experiments import common
+from experiments import processes
 from experiments import prompts as prompts_lib
 from experiments import rewards as rewards_lib
 from experiments import rl_config
+from experiments import start
 from paradiff import checkpoints
 from paradiff import optim
 from paradiff import pipeline as pipeline_lib
@@ -20,6 +22,7 @@ from paradiff import sharding
 from paradiff import step as step_lib
 from paradiff import train_state
 from paradiff import variants
+from paradiff.data import caching
 from paradiff.diffusion import model as model_lib
 from paradiff.models import lora as lora_lib
 from paradiff.models import transformer as transformer_lib
@@ -54,10 +57,10 @@ def load_reference(
     return None
   if name is None:
     return policy.params
-  other = load(name, mesh)
+  other = start.load(name, mesh)
   lines = checkpoints.differences(
     {**variants.to_dict(policy.variant), "sampler": None},
-    {**variants.to_dict(other.variant), "sampler": None},
+    {**variants.to_dict(experiment.applied(other.variant)), "sampler": None},
   )
   if lines:
     raise ValueError(
@@ -75,24 +78,22 @@ def begin(
   mesh: jax.sharding.Mesh,
 ) -> tuple[train_state.TrainState, Any, Any]:
   """Return the first state, its shardings, and the frozen weights."""
-  transformer = policy.variant.transformer
-  axes = transformer_lib.logical_axes(transformer)
   key = jax.random.key(experiment.seed)
   loop = {
     "kl_coef": jnp.float32(experiment.kl.coef),
     "stats": terms_lib.init_stats(len(config.terms), len(rows_lib.BUCKETS)),
   }
-  trained, frozen = policy.params, None
-  if config.lora is not None:
-    frozen = jax.device_put(policy.params, sharding.shardings(mesh, axes))
+  return start.begin_from(
+    policy.params,
+    tx,
+    key,
+    transformer=policy.variant.transformer,
+    lora=config.lora,
     # No run's own key: adapters must not share bits with the rollouts.
-    adapters_key = jax.random.fold_in(key, experiment.num_iterations)
-    trained = lora_lib.init(config.lora, transformer, adapters_key)
-    axes = lora_lib.logical_axes(config.lora, transformer)
-  state, places = train_state.place_state(
-    trained, tx, key, mesh=mesh, logical_axes=axes, loop=loop
+    adapters_key=jax.random.fold_in(key, experiment.num_iterations),
+    mesh=mesh,
+    loop=loop,
   )
-  return state, places, frozen
 
 
 class Programs:
@@ -108,9 +109,21 @@ class Programs:
     schedule: Any,
   ) -> None:
     """Prepare the programs; each compiles at its first call."""
-    self.roll = jax.jit(functools.partial(iteration_lib.roll, config, model))
+    mesh = places.step.mesh
+    rows, everywhere = (sharding.shardings(mesh, x) for x in (("batch",), ()))
+    self.roll = jax.jit(
+      functools.partial(iteration_lib.roll, config, model),
+      out_shardings=iteration_lib.Rolled(
+        condition=rows,
+        rollout=rows,
+        committed=rows,
+        units=everywhere,
+        points=everywhere,
+      ),
+    )
     self.prepare = jax.jit(
-      functools.partial(iteration_lib.prepare, config, model)
+      functools.partial(iteration_lib.prepare, config, model),
+      out_shardings=(rows, everywhere, everywhere),
     )
     self.add_old_logp = jax.jit(
       functools.partial(iteration_lib.add_old_logp, config, model)
@@ -172,13 +185,6 @@ def make_config(
   return config
 
 
-def load(name: str, mesh: jax.sharding.Mesh) -> pipeline_lib.ParallelPipeline:
-  """Return a model, spread over the mesh if that has several devices."""
-  return pipeline_lib.ParallelPipeline.from_pretrained(
-    name, mesh=mesh if mesh.size > 1 else None
-  )
-
-
 @dataclasses.dataclass(eq=False)
 class Run:
   """A run that is ready to begin.
@@ -186,8 +192,9 @@ class Run:
   Attributes:
     experiment: its config.
     settings: the static settings of an iteration.
-    policy: the model that it begins with, with the run's sampler settings.
-    variant: the model with its own sampler settings.
+    policy: the model that it begins with, with the run's settings.
+    policy_digest: of its parameters.
+    variant: the model with its own settings.
     model: the same as the sampler and the loss see it.
     prompts: what is asked for.
     rewards: by name.
@@ -201,6 +208,7 @@ class Run:
   experiment: rl_config.Experiment
   settings: iteration_lib.ParaRlConfig
   policy: pipeline_lib.ParallelPipeline
+  policy_digest: str
   variant: variants.Variant
   model: model_lib.Model
   prompts: prompts_lib.Prompts
@@ -219,10 +227,14 @@ class Run:
   def trained(
     self, state: train_state.TrainState
   ) -> pipeline_lib.ParallelPipeline:
-    """Return the policy as it is in `state`, adapters merged."""
+    """Return the policy as it is in `state`, adapters merged.
+
+    All processes must call it.
+    """
     params = state.params
     if self.settings.lora is not None:
       params = lora_lib.merge(self.settings.lora, self.frozen, params)
+    params = processes.gathered(params)
     return dataclasses.replace(self.policy, params=params)
 
 
@@ -241,20 +253,20 @@ def set_up(
     FileNotFoundError: if a model is missing.
   """
   experiment = common.build(rl_config.Experiment, config)
-  if jax.process_count() > 1:
-    raise ValueError(
-      f"ParaRL must run in one process, got {jax.process_count()}"
-    )
-  terms, rewards = rewards_lib.build(experiment.rewards)
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
-  policy = load(experiment.model, mesh)
-  own = policy.variant
-  policy = dataclasses.replace(
-    policy,
-    variant=dataclasses.replace(
-      own, sampler=common.override(own.sampler, experiment.sampler)
-    ),
+  processes.check_mesh(mesh)
+  terms, rewards = processes.together(
+    lambda: rewards_lib.build(experiment.rewards)
   )
+  policy = start.load(experiment.model, mesh)
+  digest = caching.digest(
+    *jax.tree.leaves(
+      jax.device_get(processes.gathered((policy.params, policy.image_params)))
+    )
+  )
+  processes.check_same("model", digest)
+  own = policy.variant
+  policy = dataclasses.replace(policy, variant=experiment.applied(own))
   settings = make_config(experiment, policy.variant, terms)
   if experiment.data.path is not None and experiment.evaluate.every:
     raise ValueError(
@@ -271,12 +283,15 @@ def set_up(
   if settings.lora is None:
     matrix_axes = transformer_lib.matrix_axes(policy.variant.transformer)
   tx = optim.make_tx(optim_config, matrix_axes=matrix_axes)
-  prompts = prompts_lib.load(
-    experiment.data,
-    policy,
-    folder=epath.Path(experiment.cache or folder),
-    stream=stream,
+  prompts = processes.together(
+    lambda: prompts_lib.load(
+      experiment.data,
+      policy,
+      folder=epath.Path(experiment.cache or folder),
+      stream=stream,
+    )
   )
+  processes.check_same("prompts", prompts.rows.arrays)
   settings.check(prompts.layout)
   state, places, frozen = begin(experiment, settings, policy, tx, mesh)
   if reference is not None:
@@ -294,6 +309,7 @@ def set_up(
     experiment=experiment,
     settings=settings,
     policy=policy,
+    policy_digest=digest,
     variant=own,
     model=model,
     prompts=prompts,

@@ -22,10 +22,12 @@ _NUM_PROMPTS, _NUM_ROLLOUTS = 2, 3  # shown
 
 def context_of(
   policy: pipeline_lib.ParallelPipeline,
-  rolled: iteration_lib.Rolled,
+  predicted: np.ndarray,
+  committed: np.ndarray,
+  points: np.ndarray,
+  *,
   layout: layout_lib.Layout,
   prompts: Sequence[prompts_lib.Prompt],
-  *,
   group_size: int,
   num_steps: int,
 ) -> reward_lib.Context:
@@ -33,15 +35,14 @@ def context_of(
 
   Args:
     policy: the model, for its tokenizers.
-    rolled: the rollouts.
+    predicted: int32[P G, R', A], as in `iteration.Rolled`.
+    committed: int32[P G, R', A], likewise.
+    points: int32[R'], likewise.
     layout: of the sequences.
     prompts: P of them.
     group_size: G.
     num_steps: S.
   """
-  predicted, committed, points = jax.device_get(
-    (rolled.rollout.predicted, rolled.committed, rolled.points)
-  )
   num_rows, num_points, answer_len = predicted.shape
 
   def texts(tokens: np.ndarray) -> tuple[tuple[str, ...], ...]:
@@ -112,12 +113,12 @@ def show(
   names: Sequence[str],
   group_size: int,
   step: int,
-  writer: metrics.Writer,
+  writer: metrics.Writer | metrics.Silent,
 ) -> None:
   """Write some rollouts: a row each, the input and what was predicted on.
 
   Args:
-    context: what was rewarded.
+    context: what was rewarded, of the first prompts at least.
     raw: float32[B, R', K], the rewards.
     names: of the rewards.
     group_size: G.

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -136,9 +135,7 @@ def load_model(
     ValueError: if a part is damaged or does not suit the others.
   """
   if experiment.fine_tune is not None:
-    loaded = pipeline_lib.ParallelPipeline.from_pretrained(
-      experiment.fine_tune, mesh=mesh if mesh.size > 1 else None
-    )
+    loaded = start.load(experiment.fine_tune, mesh)
     changed = common.override(loaded.variant, experiment.model)
     return dataclasses.replace(loaded, variant=changed), None
   assert experiment.variant is not None  # as the config has checked
@@ -163,8 +160,6 @@ def begin(
 ) -> tuple[train_state.TrainState, Any, Any]:
   """Return the first state, its shardings, and the weights beneath adapters.
 
-  What is trained is float32; weights beneath adapters stay as they are.
-
   Args:
     experiment: the run.
     pipeline: the model.
@@ -174,26 +169,25 @@ def begin(
   transformer = pipeline.variant.transformer
   tx, _ = make_tx(experiment, pipeline.variant)
   key = jax.random.key(experiment.seed)
-  axes = transformer_lib.logical_axes(transformer)
   if init is not None:
     state, places = train_state.init_state(
-      init, tx, key, mesh=mesh, logical_axes=axes
+      init,
+      tx,
+      key,
+      mesh=mesh,
+      logical_axes=transformer_lib.logical_axes(transformer),
     )
     return state, places, None
-  params = jax.device_put(pipeline.params, sharding.shardings(mesh, axes))
-  frozen = None
-  if experiment.lora is None:
-    trained = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-  else:
-    frozen = params
+  return start.begin_from(
+    pipeline.params,
+    tx,
+    key,
+    transformer=transformer,
+    lora=experiment.lora,
     # No step's own key: adapters must not share bits with the noise.
-    own_key = jax.random.fold_in(key, experiment.num_steps)
-    trained = lora_lib.init(experiment.lora, transformer, own_key)
-    axes = lora_lib.logical_axes(experiment.lora, transformer)
-  state, places = train_state.place_state(
-    trained, tx, key, mesh=mesh, logical_axes=axes
+    adapters_key=jax.random.fold_in(key, experiment.num_steps),
+    mesh=mesh,
   )
-  return state, places, frozen
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,15 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from experiments import common
+from experiments import processes
 from paradiff import checkpoints
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
+from paradiff import sharding
+from paradiff import train_state
 from paradiff import variants
 from paradiff.data import encoding
 from paradiff.data import text as text_lib
 from paradiff.models import image_tokenizer as image_tokenizer_lib
+from paradiff.models import lora as lora_lib
 from paradiff.models import transformer as transformer_lib
 from paradiff.scenes import grammar
 
@@ -162,3 +168,60 @@ def make_init(
     source=init_from,
   )
   return init
+
+
+def load(name: str, mesh: jax.sharding.Mesh) -> pipeline_lib.ParallelPipeline:
+  """Return a model, spread over the mesh if that has several devices.
+
+  Of several processes each encodes and decodes by itself.
+  """
+  found = processes.together(
+    lambda: pipeline_lib.ParallelPipeline.from_pretrained(
+      name, mesh=mesh if mesh.size > 1 else None
+    )
+  )
+  if jax.process_count() == 1:
+    return found
+  images = jax.tree.map(jnp.asarray, processes.gathered(found.image_params))
+  return dataclasses.replace(found, image_params=images, mesh=None)
+
+
+def begin_from(
+  params: Any,
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  transformer: transformer_lib.TransformerConfig,
+  lora: lora_lib.LoraConfig | None,
+  adapters_key: jax.Array,
+  mesh: jax.sharding.Mesh,
+  loop: dict[str, Any] | None = None,
+) -> tuple[train_state.TrainState, Any, Any]:
+  """Return the state that begins with given parameters, or adapters of them.
+
+  What is trained is float32; weights beneath adapters stay as they are.
+
+  Args:
+    params: of the network, in any float dtype.
+    tx: the optimiser.
+    key: the run's key.
+    transformer: sizes of the network.
+    lora: the adapters to train; None trains all parameters.
+    adapters_key: draws the adapters; no key of a step.
+    mesh: where the state lives.
+    loop: arrays that the loop keeps besides.
+
+  Returns:
+    The state, its shardings, and the weights beneath adapters or None.
+  """
+  axes, frozen = transformer_lib.logical_axes(transformer), None
+  if lora is None:
+    trained = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+  else:
+    frozen = jax.device_put(params, sharding.shardings(mesh, axes))
+    trained = lora_lib.init(lora, transformer, adapters_key)
+    axes = lora_lib.logical_axes(lora, transformer)
+  state, places = train_state.place_state(
+    trained, tx, key, mesh=mesh, logical_axes=axes, loop=loop
+  )
+  return state, places, frozen

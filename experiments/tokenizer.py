@@ -136,6 +136,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     common.NonFinite: if the loss or a gradient is not finite.
     processes.Preempted: if the run was told to stop; it is saved.
   """
+  processes.check_alone("the image tokenizer")
   tokenizer = common.build(
     image_tokenizer.ImageTokenizerConfig, config.tokenizer
   )

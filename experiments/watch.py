@@ -35,7 +35,7 @@ def evaluate(
   *,
   tasks: Sequence[rules.Example],
   step: int,
-  writer: metrics.Writer,
+  writer: metrics.Writer | metrics.Silent,
 ) -> dict[str, float]:
   """Score a model, write scores and samples, and return the scores.
 
@@ -88,7 +88,7 @@ def show(
   texts: Sequence[tuple[str, str, str]],
   *,
   step: int,
-  writer: metrics.Writer,
+  writer: metrics.Writer | metrics.Silent,
 ) -> None:
   """Write samples as one picture and one text, and as files of the workdir.
 

@@ -19,13 +19,11 @@ from experiments import rl_setup
 from experiments import sft_config
 from experiments import sft_setup
 from launch import jaxprs
-from paradiff import layout as layout_lib
+from launch import shapes as shapes_lib
 from paradiff import optim
 from paradiff import published
-from paradiff import sequence as sequence_lib
 from paradiff import sharding
 from paradiff import step as step_lib
-from paradiff import train_state
 from paradiff import variants
 from paradiff.diffusion import corrupt
 from paradiff.diffusion import sampler
@@ -37,9 +35,6 @@ from paradiff.rl import terms as terms_lib
 
 KINDS = ("sft", "rl")
 PROGRAMS = ("train", "sample", "learn")
-# Tokens of the words that stand in for a dropped prompt: a published model's
-# tokenizer, which is not read here, knows the number.
-_NULL_PROMPT = (0,) * 32
 VARIANTS = {**published.VARIANTS, **variants.VARIANTS}
 
 
@@ -65,129 +60,13 @@ class Program:
   rows: int
 
 
-def layout_of(
-  variant: variants.Variant, *, prompt_len: int | None
-) -> layout_lib.Layout:
-  """Return the layout of an edit with room for a prompt of as many tokens."""
-  base = variant.layout
-  prompt_len = prompt_len or base.prompt_len
-  if not variant.tasks:
-    return dataclasses.replace(base, prompt_len=prompt_len)
-  task = variant.task("edit")
-  null = _NULL_PROMPT[: prompt_len - 1] if task.null_prompt else ()
-  return task.layout(
-    base,
-    prompt_len=prompt_len,
-    text_len=base.text_len,
-    grid=base.grid,
-    source_grids=(base.grid,) if base.grid else (),
-    null_prompt=null,
-  )
-
-
-def _condition(layout: layout_lib.Layout, num_rows: int) -> Any:
-  shape = (num_rows, layout.prefix_len)
-  ids: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
-  valid: Any = jax.ShapeDtypeStruct(shape, jnp.bool_)
-  return sequence_lib.Condition(prefix=ids, valid=valid)
-
-
 def _plain(variant: variants.Variant) -> variants.Variant:
   """Return the variant without kernels, whose operations can be counted."""
   backbone = dataclasses.replace(variant.transformer, attention="plain")
   return dataclasses.replace(variant, transformer=backbone)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Shapes:
-  """Shapes of what programs take, placed on a mesh.
-
-  Attributes:
-    variant: the model.
-    layout: of its rows.
-    mesh: where everything lies.
-  """
-
-  variant: variants.Variant
-  layout: layout_lib.Layout
-  mesh: jax.sharding.Mesh
-
-  def place(self, tree: Any, places: Any) -> Any:
-    """Return the shapes with shardings.
-
-    Raises:
-      ValueError: if the mesh does not divide an array.
-    """
-    sharding.check_even(tree, places)
-    return jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      tree,
-      places,
-    )
-
-  def everywhere(self, tree: Any) -> Any:
-    """Return the shapes, replicated."""
-    spec = jax.sharding.PartitionSpec()
-    place = jax.sharding.NamedSharding(self.mesh, spec)
-    return self.place(tree, jax.tree.map(lambda _: place, tree))
-
-  def rows(self, tree: Any) -> Any:
-    """Return the shapes, the first axis shared out like a batch."""
-    place = jax.sharding.NamedSharding(self.mesh, sharding.spec(("batch",)))
-    return self.place(tree, jax.tree.map(lambda _: place, tree))
-
-  def key(self) -> Any:
-    """Return the shape of a key."""
-    return self.everywhere(jax.eval_shape(lambda: jax.random.key(0)))
-
-  def params(self, dtype: Any) -> Any:
-    """Return the shapes of the network's parameters in a dtype."""
-    config = self.variant.transformer
-    shapes = jax.eval_shape(
-      lambda: jax.tree.map(
-        lambda x: x.astype(dtype),
-        transformer_lib.init(config, jax.random.key(0)),
-      )
-    )
-    axes = transformer_lib.logical_axes(config)
-    return self.place(shapes, sharding.shardings(self.mesh, axes))
-
-  def state(
-    self, tx: Any, lora: lora_lib.LoraConfig | None, loop: dict[str, Any]
-  ) -> tuple[Any, Any]:
-    """Return the state's shapes and its shardings."""
-    config = self.variant.transformer
-    init, axes = transformer_lib.init, transformer_lib.logical_axes(config)
-    if lora is not None:
-      init = functools.partial(lora_lib.init, lora)
-      axes = lora_lib.logical_axes(lora, config)
-
-    def make(key: jax.Array) -> train_state.TrainState:
-      state = train_state.create(init(config, key), tx, key)
-      return dataclasses.replace(state, loop=loop)
-
-    shapes = jax.eval_shape(make, jax.random.key(0))
-    places = train_state.state_shardings(
-      shapes, mesh=self.mesh, logical_axes=axes
-    )
-    return self.place(shapes, places), places
-
-  def condition(self, num_rows: int) -> Any:
-    """Return the shapes of as many prompts."""
-    return self.rows(_condition(self.layout, num_rows))
-
-  def answer(self, num_rows: int) -> Any:
-    """Return the shape of as many answers."""
-    shape = (num_rows, self.layout.answer_len)
-    return self.rows(jax.ShapeDtypeStruct(shape, jnp.int32))
-
-  @property
-  def seq_len(self) -> int:
-    """Tokens of a row."""
-    return self.layout.prefix_len + self.layout.answer_len
-
-
-def _forward(shapes: Shapes, head_products: float) -> float:
+def _forward(shapes: shapes_lib.Shapes, head_products: float) -> float:
   return counts.forward_flops(
     shapes.variant.transformer, shapes.seq_len, head_products
   )
@@ -198,7 +77,9 @@ def _passes(lora: lora_lib.LoraConfig | None) -> int:
   return 3 if lora is None else 2
 
 
-def train(shapes: Shapes, experiment: sft_config.Experiment) -> Program:
+def train(
+  shapes: shapes_lib.Shapes, experiment: sft_config.Experiment
+) -> Program:
   """Return the supervised step."""
   tx, _ = sft_setup.make_tx(experiment, shapes.variant)
   state, places = shapes.state(tx, experiment.lora, {})
@@ -233,7 +114,7 @@ def train(shapes: Shapes, experiment: sft_config.Experiment) -> Program:
   )
 
 
-def sample(shapes: Shapes, *, num_rows: int) -> Program:
+def sample(shapes: shapes_lib.Shapes, *, num_rows: int) -> Program:
   """Return the sampler with the variant's own settings."""
   config, layout = shapes.variant.sampler, shapes.layout
   model = variants.model_of(shapes.variant, layout)
@@ -267,7 +148,9 @@ def sample(shapes: Shapes, *, num_rows: int) -> Program:
   )
 
 
-def learn(shapes: Shapes, experiment: rl_config.Experiment) -> Program:
+def learn(
+  shapes: shapes_lib.Shapes, experiment: rl_config.Experiment
+) -> Program:
   """Return ParaRL's scoring and update of one batch of rollouts."""
   terms = tuple(terms_lib.Term(name) for name in sorted(experiment.rewards))
   settings = rl_setup.make_config(experiment, shapes.variant, terms)
@@ -318,7 +201,7 @@ def learn(shapes: Shapes, experiment: rl_config.Experiment) -> Program:
 
 
 def _rows(
-  shapes: Shapes,
+  shapes: shapes_lib.Shapes,
   settings: iteration.ParaRlConfig,
   model: Any,
   rollouts: int,
@@ -327,10 +210,12 @@ def _rows(
   params = frozen = shapes.params(jnp.bfloat16)
   if settings.lora is not None:
     params = jax.eval_shape(
-      functools.partial(lora_lib.init, settings.lora),
-      *(shapes.variant.transformer, jax.random.key(0)),
+      functools.partial(
+        lora_lib.init, settings.lora, shapes.variant.transformer
+      ),
+      jax.random.key(0),
     )
-  prompts = _condition(shapes.layout, rollouts // settings.group_size)
+  prompts = shapes_lib.condition(shapes.layout, rollouts // settings.group_size)
   rolled = jax.eval_shape(
     functools.partial(iteration.roll, settings, model),
     *(params, frozen, prompts),
@@ -380,17 +265,14 @@ def of_config(
   if kind == "sft":
     sft = common.build(sft_config.Experiment, config)
     model = common.override(VARIANTS[variant], sft.model)
-    layout = layout_of(model, prompt_len=prompt_len)
-    shapes = Shapes(model, layout, mesh)
+    layout = shapes_lib.layout_of(model, prompt_len=prompt_len)
+    shapes = shapes_lib.Shapes(model, layout, mesh)
     if not only or "train" in only:
       yield train(shapes, sft)
     if not only or "sample" in only:
       yield sample(shapes, num_rows=sharding.row_shards(mesh))
   elif not only or "learn" in only:
     rl = common.build(rl_config.Experiment, config)
-    base = VARIANTS[variant]
-    model = dataclasses.replace(
-      base, sampler=common.override(base.sampler, rl.sampler)
-    )
-    layout = layout_of(model, prompt_len=prompt_len)
-    yield learn(Shapes(model, layout, mesh), rl)
+    model = rl.applied(VARIANTS[variant])
+    layout = shapes_lib.layout_of(model, prompt_len=prompt_len)
+    yield learn(shapes_lib.Shapes(model, layout, mesh), rl)

@@ -1,4 +1,4 @@
-"""The SFT loop as a process of its own, as people and schedulers start it."""
+"""A loop as a process of its own, as people and schedulers start it."""
 
 import contextlib
 import os
@@ -19,13 +19,18 @@ from paradiff import metrics
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def command(workdir: pathlib.Path, *flags: str) -> list[str]:
-  """Return the command line of a run of `mini_sft`."""
+# What a loop needs beside its workdir, written there by the test.
+NEEDS = {"sft": ("image_tokenizer", "tokenizer"), "rl": ("model", "model")}
+
+
+def command(workdir: pathlib.Path, *flags: str, loop: str = "sft") -> list[str]:
+  """Return the command line of a run of `mini_sft` or `mini_rl`."""
+  field, folder = NEEDS[loop]
   return [
-    *(sys.executable, "-m", "experiments.sft"),
-    "--config=tests/mini_sft.py",
+    *(sys.executable, "-m", f"experiments.{loop}"),
+    f"--config=tests/mini_{loop}.py",
     f"--workdir={workdir}",
-    f"--config.image_tokenizer={workdir.parent / 'tokenizer'}",
+    f"--config.{field}={workdir.parent / folder}",
     *flags,
   ]
 
@@ -35,18 +40,26 @@ def environment(root: pathlib.Path) -> dict[str, str]:
   kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
   return {
     **kept,
+    # Rewards of `mini_rl` are found there.
+    "PYTHONPATH": f"{ROOT / 'tests'}:{os.environ.get('PYTHONPATH', '')}",
     "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 
-def launch(workdir: pathlib.Path, *flags: str) -> subprocess.Popen[bytes]:
+def launch(
+  workdir: pathlib.Path, *flags: str, loop: str = "sft"
+) -> subprocess.Popen[bytes]:
   """Start a run beside its log, `<workdir>.log`."""
-  return _start(workdir, pathlib.Path(f"{workdir}.log"), *flags)
+  return _start(workdir, pathlib.Path(f"{workdir}.log"), *flags, loop=loop)
 
 
 def launch_many(
-  workdir: pathlib.Path, count: int, *flags: str, own: tuple[str, ...] = ()
+  workdir: pathlib.Path,
+  count: int,
+  *flags: str,
+  own: tuple[str, ...] = (),
+  loop: str = "sft",
 ) -> list[subprocess.Popen[bytes]]:
   """Start a run of several processes, each with a log of its own.
 
@@ -55,6 +68,7 @@ def launch_many(
     count: processes, with one device each.
     flags: of all of them.
     own: flags of the last one alone.
+    loop: a name of NEEDS.
   """
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
@@ -68,20 +82,23 @@ def launch_many(
       f"--process_id={process}",
     )
     log = pathlib.Path(f"{workdir}.{process}.log")
-    started.append(_start(workdir, log, *flags, *last, *where))
+    started.append(_start(workdir, log, *flags, *last, *where, loop=loop))
   return started
 
 
 def _start(
-  workdir: pathlib.Path, log: pathlib.Path, *flags: str
+  workdir: pathlib.Path, log: pathlib.Path, *flags: str, loop: str
 ) -> subprocess.Popen[bytes]:
+  own = {}
+  if loop == "rl":  # it compiles for far longer than it runs
+    own["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   with log.open("a") as file:
     return subprocess.Popen(
-      command(workdir, *flags),
+      command(workdir, *flags, loop=loop),
       cwd=ROOT,
       stdout=file,
       stderr=file,
-      env=environment(workdir.parent),
+      env=environment(workdir.parent) | own,
     )
 
 

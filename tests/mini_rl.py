@@ -1,7 +1,9 @@
 """A miniature of the RL config, on an untrained miniature of MICRO."""
 
+import jax
 import miniature
 import ml_collections
+from ml_collections import config_dict
 
 from experiments.configs import rl_micro
 
@@ -29,6 +31,13 @@ def fickle(context):
   return uneven(context)
 
 
+def partial(context):
+  """Do as `uneven` does, but fail in the second of several processes."""
+  if jax.process_index() == 1:
+    raise RuntimeError("the judge is away")
+  return uneven(context)
+
+
 def get_config(preset: str = "recommended") -> ml_collections.ConfigDict:
   config = rl_micro.get_config(preset)
   config.model = ""  # the test says where
@@ -37,7 +46,10 @@ def get_config(preset: str = "recommended") -> ml_collections.ConfigDict:
   config.group_size = 2
   config.data = dict(size=8, seed=1)
   config.sampler = dict(num_steps=4, num_image_steps=2)
-  config.rewards = dict(red=dict(function="mini_rl:uneven"))
+  reward = dict(function="mini_rl:uneven", normalise="none")
+  config.rewards = dict(red=reward)
+  config.kl.target = config_dict.placeholder(float)
+  config.kl.rate = 0.1
   config.optim.warmup_steps = 0
   config.samples.every = 2
   config.checkpoint.every = 2

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -91,10 +92,21 @@ def start(root: pathlib.Path) -> Iterator[dict[str, str]]:
     yield env
   finally:
     for name in ("slurmd-node1", "slurmd-node2", "slurmctld", "munged"):
-      pid = root / f"{name}.pid"
-      if pid.exists():
-        with contextlib.suppress(ProcessLookupError, ValueError):
-          os.kill(int(pid.read_text()), 15)
+      _stop(root / f"{name}.pid")
+
+
+def _stop(path: pathlib.Path) -> None:
+  """Stop a daemon; one that has just begun may not hear a SIGTERM."""
+  if not path.exists():
+    return
+  with contextlib.suppress(ProcessLookupError, ValueError):
+    pid = int(path.read_text())
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+      os.kill(pid, 0)
+      time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _wait_for_nodes(env: dict[str, str]) -> None:

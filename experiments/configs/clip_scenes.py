@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     weight_decay=0.05,
     muon_ratio=5.0,  # Muon's 0.01 for the matrices
   )
+  config.mesh = dict(data=1, fsdp=1, tensor=1)
   config.log = dict(every=50)
   config.evaluate = dict(every=200, num_pairs=256)
   config.checkpoint = dict(every=200)

@@ -1,6 +1,6 @@
 """MMaDA-Parallel-M, 8B: ParaRL with adapters on one's own prompts.
 
-Mesh: (data 1, fsdp 4, tensor 2), eight accelerators of 80 GB or more; see
+Mesh: (data 1, fsdp 4, tensor 2), eight accelerators; see
 `rl_parallel_a` for the counts and for what has to be given. It has not been run
 at this size.
 

@@ -23,7 +23,8 @@ TEXT_VIEWS = ("committed", "predicted")
 class Context:
   """What a reward sees: B rollouts, each at R points of its way.
 
-  The last point is always the finished answer.
+  The last point is always the finished answer. In a run of several processes
+  each sees its own share of a batch: all rollouts of a prompt, or none.
 
   Attributes:
     prompts: B instructions.

@@ -47,10 +47,10 @@ def test_flops_agree_with_the_compiler(tmp_path):
   counted = counts.forward_flops(one, length, 0)
   # The compiler also counts norms, softmax and rotations.
   assert counted <= costs[1] - costs[0] <= 1.35 * counted
-  counts = rl_step.count(run)
-  assert counts.rollout > 0
+  found = rl_step.count(run)
+  assert found.rollout > 0
   # Three slices, four passes each, against four steps that cost one.
-  assert counts.update == pytest.approx(3.0 * counts.rollout, rel=0.2)
+  assert found.update == pytest.approx(3.0 * found.rollout, rel=0.2)
 
 
 def test_the_table_gives_the_share():

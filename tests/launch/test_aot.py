@@ -13,6 +13,7 @@ from launch import aot
 from launch import chips
 from launch import jaxprs
 from launch import programs
+from launch import shapes as shapes_lib
 from paradiff import sharding
 from paradiff import variants
 from paradiff.models import counts
@@ -97,8 +98,8 @@ def test_the_step_that_scores_and_learns_is_compiled():
 def test_the_sampler_counts_each_pass_of_its_guidance():
   mesh = sharding.make_mesh(fsdp=1)
   variant = programs.VARIANTS["parallel_a"]
-  shapes = programs.Shapes(
-    variant, programs.layout_of(variant, prompt_len=128), mesh
+  shapes = shapes_lib.Shapes(
+    variant, shapes_lib.layout_of(variant, prompt_len=128), mesh
   )
   found = programs.sample(shapes, num_rows=3)
   # 128 steps, on 64 of which the picture is guided by two passes more.
