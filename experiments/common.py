@@ -34,6 +34,7 @@ from paradiff.data import images
 
 T = TypeVar("T")
 
+DONE_NAME = "done"  # in the workdir of a run that has ended well
 # Keys of a config that may change when a run resumes.
 FREE_KEYS = (
   "cache",
@@ -278,6 +279,8 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
     )
     try:
       main(config_flag.value, workdir_flag.value or "")
+      if processes.is_first():
+        (epath.Path(workdir_flag.value or "") / DONE_NAME).write_text("")
     except NonFinite as error:
       sys.exit(f"{error}\nThe last good checkpoint is in {workdir_flag.value}.")
     except (checkpoints.NotSaved, OSError) as error:

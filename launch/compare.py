@@ -17,6 +17,7 @@ from absl import app
 from absl import flags
 from etils import epath
 
+from experiments import common
 from experiments import curves
 from launch import sweep as sweep_lib
 from paradiff import metrics as metrics_lib
@@ -73,7 +74,7 @@ def read(workdir: epath.PathLike, metrics: Sequence[str]) -> list[Result]:
       for name in metrics
       if name in row
     }
-    is_done = (folder / sweep_lib.DONE_NAME).exists()
+    is_done = (folder / common.DONE_NAME).exists()
     state = "done" if is_done else "begun" if rows else "not begun"
     results.append(Result(index, changes, state, last))
   missing = [name for name in metrics if known and name not in known]

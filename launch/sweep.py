@@ -55,7 +55,6 @@ INDEX_VARIABLES = (
   "JOB_COMPLETION_INDEX",
 )
 FILE_NAME = "sweep.json"
-DONE_NAME = "sweep_done"  # in the folder of a run that has ended well
 _POLL_SECS = 0.2
 
 Changes = Mapping[str, Any]
@@ -231,7 +230,7 @@ class Local:
     todo = collections.deque(
       index
       for index in range(len(self.sweep.runs))
-      if not (self.sweep.folder(index) / DONE_NAME).exists()
+      if not (self.sweep.folder(index) / common.DONE_NAME).exists()
     )
     self._say(f"{len(todo)} of {len(self.sweep.runs)} runs to do")
     before = signal.signal(signal.SIGTERM, self._stop)
@@ -263,7 +262,7 @@ class Local:
     code = self._running.pop(index).returncode
     folder = self.sweep.folder(index)
     if code == 0:
-      (folder / DONE_NAME).write_text("")
+      (folder / common.DONE_NAME).write_text("")
       self._say(f"run {index} is done")
     else:
       self._say(f"run {index} left with code {code}, see {folder / 'log.txt'}")

@@ -13,6 +13,7 @@ import launched
 import mini_sft
 import pytest
 
+from experiments import common
 from launch import compare
 from launch import sweep
 from paradiff import metrics
@@ -214,7 +215,7 @@ def test_a_sweep_that_is_told_to_stop_goes_on_where_it_was(swept):
   assert "told to stop, saved step" in log and "resuming at step" in log
   for index in range(4):
     folder = sweep.folder(root, index)
-    assert (folder / sweep.DONE_NAME).exists()
+    assert (folder / common.DONE_NAME).exists()
     assert metrics.read(folder)[-1]["step"] == 160
 
 
@@ -262,6 +263,7 @@ def test_the_number_of_an_engine_becomes_the_run_itself(swept):
   root = swept[0]
   environment = launched.environment(root.parent)
   environment["SLURM_ARRAY_TASK_ID"] = "1"
+  (root / "001" / common.DONE_NAME).unlink()
   before = time.time()
   process = subprocess.Popen(
     [
@@ -275,6 +277,7 @@ def test_the_number_of_an_engine_becomes_the_run_itself(swept):
   _, error = process.communicate(timeout=300)
   assert process.returncode == 0
   assert b"resuming at step 160" in error
+  assert (root / "001" / common.DONE_NAME).exists()  # the run says so itself
   written = [
     os.path.getmtime(root / f"{i:03d}" / "config.json") for i in (0, 1)
   ]
