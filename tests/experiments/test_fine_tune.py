@@ -6,6 +6,7 @@ The rows of a published model must be those that it is asked with, which
 # mypy: disallow-untyped-defs=False
 
 import dataclasses
+import importlib
 import io
 import json
 
@@ -22,8 +23,11 @@ from experiments import common
 from experiments import own_data
 from experiments import sft
 from experiments import sft_config
+from experiments import sft_setup
+from experiments.configs import sft_parallel_a
 from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
+from paradiff import published as published_lib
 from paradiff.convert import synthetic
 from paradiff.data import coded
 from paradiff.data import coding
@@ -203,6 +207,22 @@ def test_a_published_model_learns_the_rows_that_it_is_asked_with(
     str(tmp_path / "run" / "model")
   )
   assert again.variant == model.variant
+
+
+@pytest.mark.parametrize("preset", sft_parallel_a.PRESETS)
+@pytest.mark.parametrize("name", ["a", "m"])
+def test_the_configs_of_the_published_models_are_whole(name, preset):
+  module = importlib.import_module(f"experiments.configs.sft_parallel_{name}")
+  experiment = common.build(sft_config.Experiment, module.get_config(preset))
+  family = published_lib.VARIANTS[f"parallel_{name}"]
+  variant = common.override(family, experiment.model)
+  assert variant.layout.prompt_len == 128
+  backbone = variant.transformer
+  assert (backbone.remat, backbone.attention) == ("full", "fused")
+  sft_setup.make_tx(experiment, variant)  # the optimiser's own checks
+  assert (experiment.lora is not None) == (preset == "lora")
+  with pytest.raises(ValueError, match="preset must be one of"):
+    module.get_config("best")
 
 
 @pytest.mark.parametrize(
