@@ -135,13 +135,29 @@ def layout_of(
   if task is None:
     return base
   null = pipeline.text_tokenizer.encode_marked(task.null_prompt)
+  return task_layout(task, base, null_prompt=tuple(null))
+
+
+def task_layout(
+  task: tasks_lib.Task,
+  base: layout_lib.Layout,
+  *,
+  null_prompt: tuple[int, ...],
+) -> layout_lib.Layout:
+  """Return a task's layout with the sizes of the model's own.
+
+  Args:
+    task: what is learned.
+    base: the model's layout.
+    null_prompt: ids of the prompt's stand-in.
+  """
   return task.layout(
     base,
     prompt_len=base.prompt_len,
     text_len=base.text_len,
     grid=base.grid,
     source_grids=(base.grid,) if task.has_source and base.grid else (),
-    null_prompt=tuple(null),
+    null_prompt=null_prompt,
   )
 
 

@@ -16,7 +16,6 @@ from experiments import rewards as rewards_lib
 from experiments import rl_config
 from experiments import start
 from paradiff import checkpoints
-from paradiff import optim
 from paradiff import pipeline as pipeline_lib
 from paradiff import sharding
 from paradiff import step as step_lib
@@ -25,7 +24,6 @@ from paradiff import variants
 from paradiff.data import caching
 from paradiff.diffusion import model as model_lib
 from paradiff.models import lora as lora_lib
-from paradiff.models import transformer as transformer_lib
 from paradiff.rl import iteration as iteration_lib
 from paradiff.rl import kl as kl_lib
 from paradiff.rl import reward as reward_lib
@@ -68,6 +66,22 @@ def load_reference(
       + "\n".join(lines[:5])
     )
   return other.params
+
+
+def make_tx(
+  experiment: rl_config.Experiment, variant: variants.Variant
+) -> tuple[Any, Any]:
+  """Return the optimiser and the learning rate by update.
+
+  Raises:
+    ValueError: if the config is wrong.
+  """
+  return start.make_tx(
+    experiment.optim,
+    num_steps=experiment.num_iterations * experiment.num_updates,
+    transformer=variant.transformer,
+    lora=experiment.lora,
+  )
 
 
 def begin(
@@ -274,15 +288,7 @@ def set_up(
       f"the scenes world), got {experiment.evaluate.every}"
     )
   reference = load_reference(experiment, policy, mesh)
-  optim_config = common.build(
-    optim.OptimConfig,
-    experiment.optim,
-    num_steps=experiment.num_iterations * experiment.num_updates,
-  )
-  matrix_axes = None  # adapters are no matrices that Muon knows
-  if settings.lora is None:
-    matrix_axes = transformer_lib.matrix_axes(policy.variant.transformer)
-  tx = optim.make_tx(optim_config, matrix_axes=matrix_axes)
+  tx, schedule = make_tx(experiment, policy.variant)
   prompts = processes.together(
     lambda: prompts_lib.load(
       experiment.data,
@@ -303,7 +309,7 @@ def set_up(
     model,
     tx,
     places,
-    optim.make_schedule(optim_config),
+    schedule,
   )
   return Run(
     experiment=experiment,

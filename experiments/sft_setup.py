@@ -14,7 +14,6 @@ from experiments import processes
 from experiments import sft_config
 from experiments import start
 from paradiff import layout as layout_lib
-from paradiff import optim
 from paradiff import pipeline as pipeline_lib
 from paradiff import sequence as sequence_lib
 from paradiff import sharding
@@ -97,15 +96,11 @@ def make_tx(
   Raises:
     ValueError: if the config is wrong.
   """
-  config = common.build(
-    optim.OptimConfig, experiment.optim, num_steps=experiment.num_steps
-  )
-  matrix_axes = None  # adapters are no matrices that Muon knows
-  if experiment.lora is None:
-    matrix_axes = transformer_lib.matrix_axes(variant.transformer)
-  return (
-    optim.make_tx(config, matrix_axes=matrix_axes),
-    optim.make_schedule(config),
+  return start.make_tx(
+    experiment.optim,
+    num_steps=experiment.num_steps,
+    transformer=variant.transformer,
+    lora=experiment.lora,
   )
 
 
@@ -116,13 +111,12 @@ def make_step(
 ) -> step_lib.TrainStep:
   """Return the step, `step(state, batch, frozen)`, not yet jitted."""
   tx, schedule = make_tx(experiment, variant)
-  step = step_lib.make_train_step(
+  return step_lib.make_train_step(
     make_loss(experiment.loss, variant, layout, experiment.lora),
     tx,
     schedule=schedule,
     num_microbatches=experiment.num_microbatches,
   )
-  return step
 
 
 def load_model(
@@ -156,6 +150,7 @@ def begin(
   experiment: sft_config.Experiment,
   pipeline: pipeline_lib.ParallelPipeline,
   init: start.Init | None,
+  tx: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> tuple[train_state.TrainState, Any, Any]:
   """Return the first state, its shardings, and the weights beneath adapters.
@@ -164,10 +159,10 @@ def begin(
     experiment: the run.
     pipeline: the model.
     init: draws the parameters that it lacks.
+    tx: the optimiser.
     mesh: where the state lives.
   """
   transformer = pipeline.variant.transformer
-  tx, _ = make_tx(experiment, pipeline.variant)
   key = jax.random.key(experiment.seed)
   if init is not None:
     state, places = train_state.init_state(
@@ -244,9 +239,9 @@ def set_up(config: ml_collections.ConfigDict) -> Run:
   mesh = sharding.make_mesh(**dataclasses.asdict(experiment.mesh))
   processes.check_mesh(mesh)
   pipeline, init = load_model(experiment, mesh)
-  make_tx(experiment, pipeline.variant)  # is it right?
+  tx, _ = make_tx(experiment, pipeline.variant)
   sources = own_data.open_folders(experiment.data, pipeline)
-  state, places, frozen = begin(experiment, pipeline, init, mesh)
+  state, places, frozen = begin(experiment, pipeline, init, tx, mesh)
   return Run(
     experiment=experiment,
     pipeline=dataclasses.replace(pipeline, params=None, mesh=None),

@@ -12,6 +12,7 @@ import optax
 from experiments import common
 from experiments import processes
 from paradiff import checkpoints
+from paradiff import optim
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
 from paradiff import sharding
@@ -184,6 +185,34 @@ def load(name: str, mesh: jax.sharding.Mesh) -> pipeline_lib.ParallelPipeline:
     return found
   images = jax.tree.map(jnp.asarray, processes.gathered(found.image_params))
   return dataclasses.replace(found, image_params=images, mesh=None)
+
+
+def make_tx(
+  fields: Mapping[str, Any],
+  *,
+  num_steps: int,
+  transformer: transformer_lib.TransformerConfig,
+  lora: lora_lib.LoraConfig | None,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Return the optimiser of a run, and the learning rate by step.
+
+  Args:
+    fields: of `optim.OptimConfig`, as the config gives them.
+    num_steps: updates of the run.
+    transformer: sizes of the network.
+    lora: the adapters that are trained, or None.
+
+  Raises:
+    ValueError: if a field is wrong.
+  """
+  config = common.build(optim.OptimConfig, fields, num_steps=num_steps)
+  matrix_axes = None  # adapters are no matrices that Muon knows
+  if lora is None:
+    matrix_axes = transformer_lib.matrix_axes(transformer)
+  return (
+    optim.make_tx(config, matrix_axes=matrix_axes),
+    optim.make_schedule(config),
+  )
 
 
 def begin_from(

@@ -20,7 +20,6 @@ from experiments import sft_config
 from experiments import sft_setup
 from launch import jaxprs
 from launch import shapes as shapes_lib
-from paradiff import optim
 from paradiff import published
 from paradiff import sharding
 from paradiff import step as step_lib
@@ -29,7 +28,6 @@ from paradiff.diffusion import corrupt
 from paradiff.diffusion import sampler
 from paradiff.models import counts
 from paradiff.models import lora as lora_lib
-from paradiff.models import transformer as transformer_lib
 from paradiff.rl import iteration
 from paradiff.rl import terms as terms_lib
 
@@ -82,7 +80,7 @@ def train(
 ) -> Program:
   """Return the supervised step."""
   tx, _ = sft_setup.make_tx(experiment, shapes.variant)
-  state, places = shapes.state(tx, experiment.lora, {})
+  state, places = shapes.state(tx, experiment.lora)
   frozen = None
   if experiment.lora is not None:
     frozen = shapes.params(jnp.bfloat16)
@@ -155,16 +153,8 @@ def learn(
   terms = tuple(terms_lib.Term(name) for name in sorted(experiment.rewards))
   settings = rl_setup.make_config(experiment, shapes.variant, terms)
   model = variants.model_of(shapes.variant, shapes.layout)
-  optim_config = common.build(
-    optim.OptimConfig,
-    experiment.optim,
-    num_steps=experiment.num_iterations * experiment.num_updates,
-  )
-  matrix_axes = None
-  if settings.lora is None:
-    matrix_axes = transformer_lib.matrix_axes(shapes.variant.transformer)
-  tx = optim.make_tx(optim_config, matrix_axes=matrix_axes)
-  state, places = shapes.state(tx, settings.lora, {})
+  tx, _ = rl_setup.make_tx(experiment, shapes.variant)
+  state, places = shapes.state(tx, settings.lora)
   frozen = anchor = None
   has_reference = settings.objective.kl_anchor == "ref"
   if settings.lora is not None:

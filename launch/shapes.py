@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import own_data
 from paradiff import layout as layout_lib
 from paradiff import sequence as sequence_lib
 from paradiff import sharding
@@ -25,19 +26,13 @@ def layout_of(
 ) -> layout_lib.Layout:
   """Return the layout of an edit with room for a prompt of as many tokens."""
   base = variant.layout
-  prompt_len = prompt_len or base.prompt_len
+  if prompt_len:
+    base = dataclasses.replace(base, prompt_len=prompt_len)
   if not variant.tasks:
-    return dataclasses.replace(base, prompt_len=prompt_len)
+    return base
   task = variant.task("edit")
-  null = _NULL_PROMPT[: prompt_len - 1] if task.null_prompt else ()
-  return task.layout(
-    base,
-    prompt_len=prompt_len,
-    text_len=base.text_len,
-    grid=base.grid,
-    source_grids=(base.grid,) if base.grid else (),
-    null_prompt=null,
-  )
+  null = _NULL_PROMPT[: base.prompt_len - 1] if task.null_prompt else ()
+  return own_data.task_layout(task, base, null_prompt=null)
 
 
 def condition(layout: layout_lib.Layout, num_rows: int) -> Any:
@@ -102,9 +97,7 @@ class Shapes:
     axes = transformer_lib.logical_axes(config)
     return self.place(shapes, sharding.shardings(self.mesh, axes))
 
-  def state(
-    self, tx: Any, lora: lora_lib.LoraConfig | None, loop: dict[str, Any]
-  ) -> tuple[Any, Any]:
+  def state(self, tx: Any, lora: lora_lib.LoraConfig | None) -> tuple[Any, Any]:
     """Return the state's shapes and its shardings."""
     config = self.variant.transformer
     init, axes = transformer_lib.init, transformer_lib.logical_axes(config)
@@ -113,8 +106,7 @@ class Shapes:
       axes = lora_lib.logical_axes(lora, config)
 
     def make(key: jax.Array) -> train_state.TrainState:
-      state = train_state.create(init(config, key), tx, key)
-      return dataclasses.replace(state, loop=loop)
+      return train_state.create(init(config, key), tx, key)
 
     shapes = jax.eval_shape(make, jax.random.key(0))
     places = train_state.state_shardings(
