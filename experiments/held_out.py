@@ -1,7 +1,8 @@
 """Loss and samples on own examples that are held out, while a model trains."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ import numpy as np
 
 from experiments import options
 from experiments import watch
+from paradiff import layout as layout_lib
 from paradiff import metrics
+from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
 from paradiff import step as step_lib
 from paradiff.data import pipeline as data_lib
@@ -24,17 +27,17 @@ class HeldOut:
   """What a model is watched on.
 
   Attributes:
-    rows: held-out examples.
-    batches: of them.
+    rows: held-out examples by layout.
+    batches: of them, a bucket a layout.
     num_batches: that the loss is averaged over.
-    losses: params and a batch to the loss and its parts, compiled.
+    losses: by bucket, params and a batch to the loss and its parts, compiled.
     num_samples: examples shown as pictures and texts.
   """
 
-  rows: token_rows.TokenRows
+  rows: Sequence[token_rows.TokenRows]
   batches: data_lib.Batches
   num_batches: int
-  losses: Callable[..., Mapping[str, jax.Array]]
+  losses: Sequence[Callable[..., Mapping[str, jax.Array]]]
   num_samples: int
 
   def evaluate(
@@ -46,12 +49,12 @@ class HeldOut:
   ) -> dict[str, float]:
     """Write and return `eval/loss` and its parts; write samples."""
     self.batches.set_state({"position": 0})
-    found = jax.device_get(
-      [
-        self.losses(pipeline.params, next(self.batches), number)
-        for number in range(self.num_batches)
-      ]
-    )
+    found = []
+    for number in range(self.num_batches):
+      batch = next(self.batches)
+      losses = self.losses[self.batches.bucket]
+      found.append(losses(pipeline.params, batch, number))
+    found = jax.device_get(found)
     means = {
       f"eval/{name}": float(np.mean([values[name] for values in found]))
       for name in found[0]
@@ -67,16 +70,29 @@ class HeldOut:
     step: int,
     writer: metrics.Writer,
   ) -> None:
-    kept = watch.spread(self.rows.kept.tolist(), self.num_samples)
-    examples = [self.rows.source[index] for index in kept]
+    numbered = [
+      (place, index)
+      for place, rows in enumerate(self.rows)
+      for index in rows.kept.tolist()
+    ]
+    shown = watch.spread(numbered, self.num_samples)
+    examples = [self.rows[place].source[index] for place, index in shown]
 
     def decoded(codes: np.ndarray) -> np.ndarray:
-      return pipeline.decode_codes(codes.reshape(1, -1))[0]
+      made = pipeline.decode_codes(codes.reshape(1, -1), grid=codes.shape)
+      return np.asarray(made[0])
 
     sources = [
       None if e.source is None else decoded(e.source) for e in examples
     ]
-    outputs = pipeline([e.instruction for e in examples], sources)
+    outputs: list[outputs_lib.Output] = []
+    places = [place for place, _ in shown]
+    for place in sorted(set(places)):  # pictures of one call have one size
+      first, num = places.index(place), places.count(place)
+      outputs += pipeline(
+        [e.instruction for e in examples[first : first + num]],
+        sources[first : first + num],
+      )
     watch.show(
       [
         (source, output.picture, decoded(example.target))
@@ -95,8 +111,8 @@ class HeldOut:
 
 def make(
   config: options.EvaluateConfig,
-  rows: token_rows.TokenRows,
-  loss_fn: step_lib.LossFn,
+  rows: Sequence[token_rows.TokenRows],
+  make_loss: Callable[[layout_lib.Layout], step_lib.LossFn],
   *,
   batch_size: int,
   mesh: jax.sharding.Mesh,
@@ -105,15 +121,17 @@ def make(
 
   Args:
     config: `num_tasks` rows are scored, in whole batches.
-    rows: held-out examples.
-    loss_fn: the run's loss.
+    rows: held-out examples by layout.
+    make_loss: a layout to the run's loss.
     batch_size: B.
     mesh: where the run's parameters are.
   """
 
-  @jax.jit
   def losses(
-    params: Any, batch: step_lib.Batch, number: jax.Array
+    loss_fn: step_lib.LossFn,
+    params: Any,
+    batch: step_lib.Batch,
+    number: jax.Array,
   ) -> dict[str, jax.Array]:
     key = jax.random.fold_in(jax.random.key(_SEED), number)
     loss, parts = loss_fn(params, batch, key)
@@ -123,9 +141,15 @@ def make(
   return HeldOut(
     rows=rows,
     batches=data_lib.Batches(
-      rows, batch_size=batch_size, seed=_SEED, mesh=mesh
+      [[(part, float(len(part)))] for part in rows],
+      batch_size=batch_size,
+      seed=_SEED,
+      mesh=mesh,
     ),
     num_batches=-(-config.num_tasks // batch_size),
-    losses=losses,
+    losses=[
+      jax.jit(functools.partial(losses, make_loss(part.layout)))
+      for part in rows
+    ],
     num_samples=config.num_samples,
   )

@@ -14,6 +14,7 @@ from paradiff import metrics
 from paradiff import pipeline as pipeline_lib
 from paradiff import tasks as tasks_lib
 from paradiff import variants
+from paradiff.data import buckets as buckets_lib
 from paradiff.data import caching
 from paradiff.data import coded as coded_lib
 from paradiff.data import pipeline as data_lib
@@ -37,6 +38,9 @@ class DataConfig:
       own. The batches are the same.
     task: what a published model is to learn, the name of one of its tasks with
       a text and a picture; default: "edit". Others have one task.
+    prompt_lens: lengths below the model's own to which prompts are padded, the
+      shortest that has room; as `buckets.Lengths`. Published models only.
+    text_lens: likewise those of texts.
 
   Raises:
     ValueError: if there are both or neither, or a share is missing.
@@ -49,6 +53,8 @@ class DataConfig:
   held_out: str | None = None
   num_workers: int = 0
   task: str | None = None
+  prompt_lens: tuple[int, ...] = ()
+  text_lens: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
     if self.num_workers < 0:
@@ -67,6 +73,11 @@ class DataConfig:
         "shares must be positive, one a folder, got "
         f"{self.shares} for {self.folders}"
       )
+
+  @property
+  def lengths(self) -> buckets_lib.Lengths:
+    """Lengths of the buckets."""
+    return buckets_lib.Lengths(self.prompt_lens, self.text_lens)
 
 
 def open_folders(
@@ -106,6 +117,12 @@ def task_of(
       raise ValueError(
         f"data.task must be None for {variant.name}, which has one layout, got "
         f"{config.task!r}"
+      )
+    if config.prompt_lens or config.text_lens:
+      raise ValueError(
+        f"data.prompt_lens and text_lens must be empty for {variant.name}, "
+        f"which has one layout, got {config.prompt_lens=} and "
+        f"{config.text_lens=}"
       )
     return None
   task = variant.task(config.task or "edit")
@@ -161,22 +178,37 @@ def task_layout(
   )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+  """Token rows of one layout.
+
+  Attributes:
+    layout: of the rows.
+    sources: the rows, with the share of each source.
+  """
+
+  layout: layout_lib.Layout
+  sources: list[tuple[data_lib.Source, float]]
+
+
 def load(
   config: DataConfig,
   pipeline: pipeline_lib.ParallelPipeline,
   sources: Sequence[coded_lib.CodedSource],
   *,
   layout: layout_lib.Layout,
+  batch_size: int,
   folder: epath.Path,
   stream: TextIO,
-) -> tuple[list[tuple[data_lib.Source, float]], token_rows.TokenRows | None]:
-  """Return token rows with the share of each source, and those held out.
+) -> tuple[list[Rows], list[token_rows.TokenRows]]:
+  """Return token rows by layout, and those held out, a source a layout.
 
   Args:
     config: what to learn from.
     pipeline: with the tokenizers.
     sources: from `open_folders`.
     layout: from `layout_of`.
+    batch_size: examples that a layout of its own is worth.
     folder: where token rows, or what is known of them, are kept.
     stream: where progress is shown, and what is left out.
 
@@ -186,32 +218,39 @@ def load(
   if config.size:
     scenes = scene_data.DataConfig(size=config.size, seed=config.seed)
     rows = scene_data.load_rows(scenes, pipeline, folder=folder, stream=stream)
-    return [(rows, 1.0)], None
-  task = task_of(config, pipeline.variant)
+    return [Rows(layout, [(rows, 1.0)])], []
   found = [
-    fitting(source, pipeline, task, layout=layout, folder=folder, stream=stream)
+    bucketed(
+      config,
+      pipeline,
+      source,
+      layout=layout,
+      least=batch_size,
+      folder=folder,
+      stream=stream,
+    )
     for source in sources
   ]
-  apart = None if config.held_out is None else found.pop()
-  shares = config.shares or tuple(float(len(rows)) for rows in found)
-  return list(zip(found, shares, strict=True)), apart
+  apart = [] if config.held_out is None else found.pop()
+  by_layout: dict[layout_lib.Layout, Rows] = {}
+  totals = [sum(map(len, parts)) for parts in found]
+  shares = config.shares or totals
+  for parts, share, total in zip(found, shares, totals, strict=True):
+    for part in parts:
+      own = by_layout.setdefault(part.layout, Rows(part.layout, []))
+      own.sources.append((part, share * len(part) / total))
+  return list(by_layout.values()), apart
 
 
-def fitting(
-  source: coded_lib.CodedSource,
+def _measured(
   pipeline: pipeline_lib.ParallelPipeline,
-  task: tasks_lib.Task | None,
+  source: coded_lib.CodedSource,
   *,
-  layout: layout_lib.Layout,
+  words: str,
   folder: epath.Path,
   stream: TextIO,
-) -> token_rows.TokenRows:
-  """Return the rows of those examples that the model has room for.
-
-  Raises:
-    ValueError: if there are none.
-  """
-  words = token_rows.PLAIN if task is None else task.prompt
+) -> dict[str, np.ndarray]:
+  """Return what `token_rows.measure` does, made once and kept."""
 
   def measure() -> dict[str, np.ndarray]:
     progress = metrics.Progress(
@@ -231,9 +270,34 @@ def fitting(
     pipeline.text_tokenizer.fast.backend_tokenizer.to_str(),
     words,
   )
-  measures = caching.cached(folder, f"lengths_{key}", measure)
+  return caching.cached(folder, f"lengths_{key}", measure)
+
+
+def bucketed(
+  config: DataConfig,
+  pipeline: pipeline_lib.ParallelPipeline,
+  source: coded_lib.CodedSource,
+  *,
+  layout: layout_lib.Layout,
+  least: int,
+  folder: epath.Path,
+  stream: TextIO,
+) -> list[token_rows.TokenRows]:
+  """Return the rows of those examples that the model has room for, by layout.
+
+  Raises:
+    ValueError: if there are none, or a length is wrong.
+  """
+  variant, task = pipeline.variant, task_of(config, pipeline.variant)
+  words = token_rows.PLAIN if task is None else task.prompt
+  measures = _measured(
+    pipeline, source, words=words, folder=folder, stream=stream
+  )
   kept, left_out = token_rows.fitting(
-    measures, layout, is_edit=task is not None and task.has_source
+    measures,
+    layout,
+    grids=grids_of(variant, task),
+    is_edit=task is not None and task.has_source,
   )
   reasons = "".join(f"\n{n:8} {reason}" for reason, n in left_out.items())
   if not len(kept):
@@ -246,11 +310,31 @@ def fitting(
       f"{source.folder}: {len(kept)} of {len(source)} examples fit; left out:"
       f"{reasons}\n"
     )
-  return token_rows.TokenRows(
-    source=source,
-    kept=kept,
-    layout=layout,
-    vocab=pipeline.variant.vocab,
-    text_tokenizer=pipeline.text_tokenizer,
-    words=words,
+  found = buckets_lib.split(
+    measures, kept, layout, lengths=config.lengths, least=least
   )
+  stream.write(f"{source.folder}:\n{buckets_lib.table(found)}")
+  return [
+    token_rows.TokenRows(
+      source=source,
+      kept=bucket.kept,
+      layout=bucket.layout,
+      vocab=variant.vocab,
+      text_tokenizer=pipeline.text_tokenizer,
+      words=words,
+    )
+    for bucket in found
+  ]
+
+
+def grids_of(
+  variant: variants.Variant, task: tasks_lib.Task | None
+) -> list[layout_lib.Grid] | None:
+  """Return the grids of all pictures that a task reads; None for one grid."""
+  if task is None:
+    return None
+  pictures = variant.pictures
+  return [
+    (height // pictures.factor, width // pictures.factor)
+    for width, height in task.sizes(pictures.picture_size)
+  ]

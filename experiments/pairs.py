@@ -24,6 +24,9 @@ from paradiff import display
 from paradiff import metrics
 from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
+from paradiff import variants
+from paradiff.data import coding
+from paradiff.data import encoding
 from paradiff.data import images
 from paradiff.data import pretokenize
 from paradiff.data import records
@@ -56,10 +59,21 @@ class Pair:
   target: np.ndarray
 
 
+def options_of(
+  variant: variants.Variant, fields: Mapping[str, str]
+) -> coding.Options:
+  """Return how a model's pictures are cut, as for its training."""
+  fit = "square"
+  if variant.tasks:
+    reads = variant.task("edit").reads
+    fit = {"crop": "near"}.get(reads, reads)
+  return coding.Options(variant.pictures.picture_size, fit=fit, fields=fields)
+
+
 def read_pairs(
-  source: str, *, size: int, fields: Mapping[str, str], limit: int | None
+  source: str, options: coding.Options, *, limit: int | None
 ) -> tuple[list[Pair], int]:
-  """Return the pairs that can be used, cut to squares, and how many cannot.
+  """Return the pairs that can be used, cut to size, and how many cannot.
 
   Raises:
     FileNotFoundError: if there is no such source.
@@ -72,19 +86,15 @@ def read_pairs(
     if limit is not None and len(pairs) == limit:
       break
     try:
-      record = records.read(table.get(index), root=table.root, fields=fields)
+      found = coding.load(table, options, 0, index)
     except records.BadRecord:
       num_bad += 1
       continue
-    before, after = records.crop(record, ((size, size),))
-    pairs.append(
-      Pair(
-        record.instruction,
-        record.reasoning,
-        None if before is None else np.asarray(before, np.uint8),
-        np.asarray(after, np.uint8),
-      )
-    )
+    if isinstance(found, coding.Draft):  # records of codes have no pictures
+      _, instruction, reasoning = found.words
+      pairs.append(Pair(instruction, reasoning, found.source, found.target))
+    else:
+      num_bad += 1
   if not pairs:
     raise ValueError(f"source must have a usable pair, got none in {source}")
   return pairs, num_bad
@@ -94,13 +104,20 @@ def through_tokenizer(
   pipeline: pipeline_lib.ParallelPipeline, pictures: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
   """Return what is left of pictures once they were codes."""
-  made: list[np.ndarray] = []
-  for first in range(0, len(pictures), _BATCH):
-    batch = list(pictures[first : first + _BATCH])
-    missing = _BATCH - len(batch)
-    codes = pipeline.encode_pictures(np.stack(batch + batch[:1] * missing))
-    made += list(pipeline.decode_codes(codes)[: len(batch)])
-  return made
+  factor = pipeline.variant.pictures.factor
+
+  def encode(batch: np.ndarray) -> np.ndarray:
+    grid = batch.shape[1] // factor, batch.shape[2] // factor
+    return pipeline.encode_pictures(batch).reshape(len(batch), *grid)
+
+  batcher = encoding.Batcher(encode, batch_size=min(_BATCH, len(pictures)))
+  for number, picture in enumerate(pictures):
+    batcher.add(number, picture)
+  codes = batcher.take()
+  return [
+    pipeline.decode_codes(codes[i].reshape(1, -1), grid=codes[i].shape)[0]
+    for i in range(len(pictures))
+  ]
 
 
 def answers(
@@ -202,10 +219,7 @@ def run(
   started = time.perf_counter()
   pipeline = pipeline_lib.ParallelPipeline.from_pretrained(model)
   pairs, num_bad = read_pairs(
-    source,
-    size=pipeline.variant.pictures.picture_size,
-    fields=fields or {},
-    limit=limit,
+    source, options_of(pipeline.variant, fields or {}), limit=limit
   )
   made = answers(pipeline, pairs, seed=seed, what="answer")
   blind = answers(

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -61,17 +61,17 @@ def check_scores(experiment: sft_config.Experiment) -> None:
 
 
 def make_scorer(
-  run: sft_setup.Run, rows: token_rows.TokenRows | None
+  run: sft_setup.Run, rows: Sequence[token_rows.TokenRows]
 ) -> Callable[..., dict[str, float]]:
   """Return what scores a pipeline, given `step` and `writer`.
 
   Args:
     run: the run.
-    rows: held-out examples; None for the scenes benchmark.
+    rows: held-out examples by layout; none for the scenes benchmark.
   """
   experiment = run.experiment
   config = experiment.evaluate
-  if rows is None:
+  if not rows:
     return functools.partial(
       watch.evaluate, config, tasks=watch.tasks_of(config)
     )
@@ -81,7 +81,7 @@ def make_scorer(
   return held_out.make(
     config,
     rows,
-    sft_setup.make_loss(loss, run.pipeline.variant, run.layout),
+    functools.partial(sft_setup.make_loss, loss, run.pipeline.variant),
     batch_size=experiment.batch_size,
     mesh=run.mesh,
   ).evaluate
@@ -136,18 +136,19 @@ def train_and_evaluate(
     pipeline,
     run.sources,
     layout=run.layout,
+    batch_size=experiment.batch_size,
     folder=epath.Path(experiment.cache or root / "cache"),
     stream=stream,
   )
   batches = data_lib.Batches(
-    rows,
+    [part.sources for part in rows],
     batch_size=experiment.batch_size,
     seed=experiment.seed,
     mesh=mesh,
     position=position,
     num_workers=experiment.data.num_workers,
   )
-  train_step = run.make_step(batches.sharding)
+  steps = [run.make_step(part.layout, batches.sharding) for part in rows]
   score = make_scorer(run, apart)
   writer = common.open_writer(root, resume_step=first if restored else None)
   writer.write_hparams(common.flat(config))
@@ -160,7 +161,7 @@ def train_and_evaluate(
       range(first + 1, num_steps + 1), batches, strict=False
     ):
       with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-        state, values = train_step(state, batch, run.frozen)
+        state, values = steps[batches.bucket](state, batch, run.frozen)
         window.add(values)
         guard.push(step, values)
       progress.update(step, loss=guard.loss)

@@ -21,7 +21,8 @@ class Experiment:
     fine_tune: a shipped model or a folder, also a published model's, that is
       trained further with its own tokenizers; None to make a `variant`.
     lora: the adapters to train of it; None trains all parameters.
-    variant: a name in `variants.VARIANTS`.
+    variant: a name in `variants.VARIANTS`, or a family of
+      `published.WITH_PICTURES`, whose sizes `model` should then change.
     image_tokenizer: folder that holds the trained image tokenizer.
     text_tokenizer: folder that holds a text tokenizer; None for the words of
       the scenes world.

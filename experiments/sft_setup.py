@@ -192,7 +192,7 @@ class Run:
   Attributes:
     experiment: its config.
     pipeline: the model without a transformer.
-    layout: of its rows.
+    layout: the largest of its rows.
     sources: its folders of own examples.
     identity: what a checkpoint must share with it.
     state: the first state.
@@ -211,11 +211,16 @@ class Run:
   frozen: Any
   mesh: jax.sharding.Mesh
 
-  def make_step(self, batch_sharding: Any) -> step_lib.TrainStep:
-    """Return the compiled step; it takes the state's buffers over."""
+  def make_step(
+    self, layout: layout_lib.Layout, batch_sharding: Any
+  ) -> step_lib.TrainStep:
+    """Return the step for rows of a layout, jitted.
+
+    It takes the state's buffers over.
+    """
     places = jax.tree.map(lambda x: x.sharding, self.frozen)
     return jax.jit(
-      make_step(self.experiment, self.pipeline.variant, self.layout),
+      make_step(self.experiment, self.pipeline.variant, layout),
       in_shardings=(self.places, batch_sharding, places),
       out_shardings=(self.places, None),
       donate_argnums=0,

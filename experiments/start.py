@@ -15,6 +15,7 @@ from paradiff import checkpoints
 from paradiff import optim
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
+from paradiff import published
 from paradiff import sharding
 from paradiff import train_state
 from paradiff import variants
@@ -72,25 +73,27 @@ def load_variant(
 ) -> variants.Variant:
   """Return the named variant, made for the tokenizers, with changed fields.
 
-  Places follow from the layout.
+  The published families have the sizes of 8B unless `fields` change them. The
+  places of the small variants follow from the layout.
 
   Raises:
     ValueError: if there is no such variant, a field is wrong, or the
       tokenizers do not suit it.
   """
-  if name not in variants.VARIANTS:
-    raise ValueError(
-      f"variant must be one of {sorted(variants.VARIANTS)}, got {name!r}"
-    )
+  known = {**variants.VARIANTS, **published.WITH_PICTURES}
+  if name not in known:
+    raise ValueError(f"variant must be one of {sorted(known)}, got {name!r}")
+  is_small = name in variants.VARIANTS
   fitted = variants.fit(
-    variants.VARIANTS[name],
+    known[name],
     pictures=tokenizers.pictures,
     word_ids=tokenizers.words.ids,
     num_words=len(tokenizers.words),
+    marks=variants.MARKS if is_small else published.marks_of(known[name]),
   )
   changed = common.override(fitted, fields)
   backbone = changed.transformer
-  if backbone.place_grids == fitted.transformer.place_grids:
+  if is_small and backbone.place_grids == fitted.transformer.place_grids:
     backbone = dataclasses.replace(
       backbone, place_grids=places_lib.grids(changed.layout)
     )

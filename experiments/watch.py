@@ -83,6 +83,14 @@ def evaluate(
   return means
 
 
+def _on_white(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Return a picture uint8[H, W, 3] in the middle of a larger one."""
+  sheet = np.full((height, width, 3), 255, np.uint8)
+  top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+  sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+  return sheet
+
+
 def show(
   pictures: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]],
   texts: Sequence[tuple[str, str, str]],
@@ -94,18 +102,22 @@ def show(
 
   Args:
     pictures: source (or None), output and target uint8[H, W, 3] of each; they
-      stand below each other, a sample a column.
+      stand below each other, a sample a column, on white where they differ in
+      size.
     texts: prompt, output and target of each.
     step: updates done.
     writer: gets them.
   """
   if not processes.is_first():
     return
+  sides = [picture.shape[:2] for _, *others in pictures for picture in others]
+  height, width = map(max, zip(*sides, strict=True))
   columns = []
   for source, output, target in pictures:
     if source is None:
       source = np.full_like(target, 255)
-    columns.append(np.concatenate([source, output, target]))
+    framed = [_on_white(p, height, width) for p in (source, output, target)]
+    columns.append(np.concatenate(framed))
   grid = np.concatenate(columns, axis=1)
   told = "\n\n".join(
     f"    {prompt}\n    output: {output}\n    target: {target}"

@@ -192,6 +192,11 @@ VARIANTS = {
   variant.name: variant
   for variant in (PARALLEL_A, PARALLEL_M, LUMINA_DIMOO, MMADA, LLADA)
 }
+WITH_PICTURES = {
+  name: variant
+  for name, variant in VARIANTS.items()
+  if variant.image_tokenizer is not None
+}
 # Fields of `Vocab` by the token's own string, or by a plain word where the
 # tokenizer has none for it.
 _MARKS = {
@@ -213,6 +218,26 @@ _MARKS = {
   "<|r2i|>": "reason_id",
   "<|eot_id|>": "turn_end_id",
 }
+
+
+def marks_of(variant: variants.Variant) -> dict[str, str]:
+  """Return what a tokenizer of one's own must have for a model of a family.
+
+  Args:
+    variant: one of WITH_PICTURES.
+
+  Returns:
+    Special tokens by the field of `Vocab` that they fill, as `variants.fit`
+    takes them. Marks that the published tokenizers have no token for, and name
+    by plain words, are tokens here.
+  """
+  own = {field: token for token, field in _MARKS.items()}
+  own["newline_id"] = "<|newline|>"
+  tasks_parts = [part for t in variant.tasks for part in (*t.prefix, *t.answer)]
+  parts = {f"{part}_id" for part in tasks_parts}
+  fields = parts - {f"{slot}_id" for slot in layout_lib.SLOTS}
+  fields |= set(variant.vocab.special_ids)
+  return {field: token for field, token in own.items() if field in fields}
 
 
 def variant_of(facts: facts_lib.Facts) -> variants.Variant:

@@ -201,18 +201,12 @@ class Maker:
       sources=tuple(() if task.blank_source else tuple(p) for p in sources),
     )
 
-  def _sizes(self, task: tasks.Task) -> tuple[crops.Size, ...]:
-    """Return the legal sizes of an input picture."""
-    side = self.variant.pictures.picture_size * task.area_scale
-    if task.reads == "crop":
-      return crops.sizes(side)
-    return ((side, side),)
-
   def _sources(
     self, task: tasks.Task, pictures: Sequence[Any | None]
   ) -> list[list[np.ndarray]]:
     """Return the prepared input pictures uint8[H, W, 3] of each row."""
     rows: list[list[np.ndarray]] = []
+    side = self.variant.pictures.picture_size
     for picture in pictures:
       given: list[Any] = []
       if picture is not None:
@@ -224,10 +218,9 @@ class Maker:
           f"{len(given)}"
         )
       if task.blank_source:
-        side = self.variant.pictures.picture_size
         given = [np.zeros((side, side, 3), np.uint8)]
       rows.append(
-        [crops.load(p, self._sizes(task), mode=task.mode) for p in given]
+        [crops.load(p, task.sizes(side), mode=task.mode) for p in given]
       )
     shapes = {tuple(p.shape[:2] for p in row) for row in rows}
     if len(shapes) != 1:

@@ -11,6 +11,7 @@ and `inference/`; Gen-Verse/MMaDA, `inference_{t2i,mmu}.py`; ML-GSAI/LLaDA,
 import dataclasses
 
 from paradiff import layout as layout_lib
+from paradiff.data import crops
 from paradiff.diffusion import guidance
 from paradiff.diffusion import settings
 
@@ -75,6 +76,15 @@ class Task:
   def mode(self) -> str:
     """How `data.crops` fits a picture: "crop" or "squash"."""
     return "squash" if self.reads == "squash" else "crop"
+
+  def sizes(self, picture_size: int) -> tuple[crops.Size, ...]:
+    """Return the legal sizes of an input picture, (width, height) in pixels.
+
+    Args:
+      picture_size: side of the square of a model's pictures.
+    """
+    side = picture_size * self.area_scale
+    return crops.sizes(side) if self.reads == "crop" else ((side, side),)
 
   def layout(
     self,

@@ -179,14 +179,30 @@ def from_dict(data: Mapping[str, Any]) -> Variant:
     ) from error
 
 
-def _small_vocab(
-  word_ids: Mapping[str, int], *, num_words: int, codebook_size: int
+# Special tokens of a text tokenizer by the field of `Vocab` that they fill.
+MARKS = {
+  "mask_id": "<|mdm_mask|>",
+  "bos_id": "<|startoftext|>",
+  "eos_id": "<|endoftext|>",
+  "soi_id": "<|soi|>",
+  "eoi_id": "<|eoi|>",
+  "edit_id": "<|interleave|>",
+  "generate_id": "<|t2it|>",
+}
+
+
+def _vocab_of(
+  marks: Mapping[str, str],
+  word_ids: Mapping[str, int],
+  *,
+  num_words: int,
+  codebook_size: int,
 ) -> vocab_lib.Vocab:
   """Return the ids of words and, behind them, of picture codes."""
-  missing = sorted(set(text.SPECIAL_TOKENS) - set(word_ids))
+  missing = sorted(set(marks.values()) - set(word_ids))
   if missing:
     raise ValueError(
-      f"a text tokenizer must have the special tokens {text.SPECIAL_TOKENS}, "
+      f"a text tokenizer must have the special tokens {tuple(marks.values())}, "
       f"got none of {missing}"
     )
   return vocab_lib.Vocab(
@@ -194,13 +210,7 @@ def _small_vocab(
     text_size=num_words,
     code_offset=num_words,
     codebook_size=codebook_size,
-    mask_id=word_ids["<|mdm_mask|>"],
-    bos_id=word_ids["<|startoftext|>"],
-    eos_id=word_ids["<|endoftext|>"],
-    soi_id=word_ids["<|soi|>"],
-    eoi_id=word_ids["<|eoi|>"],
-    edit_id=word_ids["<|interleave|>"],
-    generate_id=word_ids["<|t2it|>"],
+    **{field: word_ids[token] for field, token in marks.items()},
   )
 
 
@@ -210,28 +220,29 @@ def fit(
   pictures: image_tokenizer_lib.ImageTokenizerConfig,
   word_ids: Mapping[str, int],
   num_words: int,
+  marks: Mapping[str, str] = MARKS,
 ) -> Variant:
-  """Return a small variant for other tokenizers.
+  """Return a variant for other tokenizers.
 
   Args:
-    variant: one of `VARIANTS`.
+    variant: one of `VARIANTS`, or of `published.VARIANTS`.
     pictures: the image tokenizer.
     word_ids: ids of the text tokenizer's special tokens.
     num_words: length of the text tokenizer, special tokens included.
+    marks: the special tokens by field of the vocabulary.
 
   Raises:
     ValueError: if the text tokenizer lacks a special token.
   """
-  vocab = _small_vocab(
-    word_ids, num_words=num_words, codebook_size=pictures.codebook_size
+  vocab = _vocab_of(
+    marks, word_ids, num_words=num_words, codebook_size=pictures.codebook_size
   )
   side = pictures.grid_size
   layout = dataclasses.replace(variant.layout, grid=(side, side))
-  backbone = dataclasses.replace(
-    variant.transformer,
-    vocab_size=vocab.size,
-    place_grids=places.grids(layout),
-  )
+  backbone = dataclasses.replace(variant.transformer, vocab_size=vocab.size)
+  if backbone.place_grids:
+    grids = places.grids(layout)
+    backbone = dataclasses.replace(backbone, place_grids=grids)
   return dataclasses.replace(
     variant,
     transformer=backbone,
@@ -247,7 +258,8 @@ def _scenes_variant(
   sampler: settings.SamplerConfig,
 ) -> Variant:
   """Return a small variant over the scenes world."""
-  vocab = _small_vocab(
+  vocab = _vocab_of(
+    MARKS,
     {name: i for i, name in enumerate(text.SPECIAL_TOKENS)},
     num_words=len(text.SPECIAL_TOKENS) + len(grammar.WORDS),
     codebook_size=image_tokenizer.codebook_size,

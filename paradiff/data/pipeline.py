@@ -4,6 +4,9 @@ Batch n holds elements n B ... (n + 1) B - 1 of one endless stream: the source
 shuffled anew each epoch (grain). So the position of a run is one integer, the
 same on any number of hosts: every host reads its own rows of the same global
 batch.
+
+Rows of different shapes come in buckets. Each has a stream of its own, batch n
+is of one of them, and which one follows from n and the shares alone.
 """
 
 import functools
@@ -19,6 +22,7 @@ import numpy as np
 from paradiff.scenes import rules
 
 Row = Mapping[str, np.ndarray]
+_ENDLESS = 2**31  # no end that a run would see
 
 
 class Source(Protocol):
@@ -29,6 +33,10 @@ class Source(Protocol):
 
   def __getitem__(self, index: Any, /) -> Row:
     """Return row `index` in [0, len): arrays of fixed shapes by name."""
+
+
+# Sources whose rows have the same shapes, with the share of each.
+Mixture = Sequence[tuple[Source, float]]
 
 
 class ArraySource:
@@ -110,21 +118,40 @@ def host_rows(
   return ordered[0][0], max(stop for _, stop in ordered)
 
 
-def _stream(
-  source: Source | Sequence[tuple[Source, float]], seed: int
-) -> grain.MapDataset:
-  """Return the endless stream: each source shuffled anew each epoch."""
-  mixed = source if isinstance(source, Sequence) else [(source, 1.0)]
-  shares = [share for _, share in mixed]
-  if not mixed or min(shares) <= 0:
+def _shares(mixture: Mixture) -> list[float]:
+  """Return the shares of a mixture's sources."""
+  shares = [share for _, share in mixture]
+  if not shares or min(shares) <= 0:
     raise ValueError(f"shares of sources must be positive, got {shares}")
+  return shares
+
+
+def _stream(mixture: Mixture, seed: int) -> grain.MapDataset:
+  """Return the endless stream: each source shuffled anew each epoch."""
+  shares = _shares(mixture)
   streams = [
     grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
-    for rows, _ in mixed
+    for rows, _ in mixture
   ]
   if len(streams) == 1:
     return streams[0]
   return grain.MapDataset.mix(streams, weights=shares)
+
+
+def _numbered(bucket: int, number: int) -> tuple[int, int]:
+  return bucket, int(number)
+
+
+def _order(buckets: Sequence[Mixture]) -> grain.MapDataset:
+  """Return, by batch, its bucket and its number among that bucket's."""
+  numbers = [
+    grain.MapDataset.range(_ENDLESS).map(functools.partial(_numbered, bucket))
+    for bucket in range(len(buckets))
+  ]
+  if len(numbers) == 1:
+    return numbers[0]
+  shares = [sum(_shares(mixture)) for mixture in buckets]
+  return grain.MapDataset.mix(numbers, weights=shares)
 
 
 class _Reads:
@@ -132,22 +159,23 @@ class _Reads:
 
   def __init__(
     self,
-    stream: grain.MapDataset,
+    streams: Sequence[grain.MapDataset],
+    order: grain.MapDataset,
     *,
     batch_size: int,
     rows: tuple[int, int],
     first: int = 0,
   ) -> None:
-    self._stream, self._batch_size = stream, batch_size
-    self._rows, self._first = rows, first
+    self._streams, self._order = streams, order
+    self._batch_size, self._rows, self._first = batch_size, rows, first
 
   def __len__(self) -> int:
-    return 2**31 // self._batch_size  # no end that a run would see
+    return _ENDLESS // self._batch_size
 
   def __getitem__(self, index: Any, /) -> dict[str, np.ndarray]:
-    first = (self._first + int(index)) * self._batch_size
-    start, stop = self._rows
-    rows = [self._stream[first + row] for row in range(start, stop)]
+    bucket, number = self._order[self._first + int(index)]
+    first, (start, stop) = number * self._batch_size, self._rows
+    rows = [self._streams[bucket][first + row] for row in range(start, stop)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -156,7 +184,7 @@ class Batches:
 
   def __init__(
     self,
-    source: Source | Sequence[tuple[Source, float]],
+    source: Source | Sequence[Mixture],
     *,
     batch_size: int,
     seed: int,
@@ -168,8 +196,9 @@ class Batches:
     """Prepare the stream.
 
     Args:
-      source: the rows, or several sources of rows with the share of each;
-        shares are relative, and hold within any stretch of the stream.
+      source: the rows; or buckets of rows, each a mixture of sources. Shares
+        are relative, and hold within any stretch of a bucket's stream; a
+        bucket has the shares of its sources together, in batches.
       batch_size: B, rows of a global batch; a multiple of the mesh's `axes`.
       seed: of the shuffles.
       mesh: where batches live.
@@ -193,9 +222,12 @@ class Batches:
     self._batch_size = batch_size
     spec = jax.sharding.PartitionSpec(axes)
     self.sharding = jax.sharding.NamedSharding(mesh, spec)
+    buckets = source if isinstance(source, Sequence) else [[(source, 1.0)]]
+    self._order = _order(buckets)
     self._reads = functools.partial(
       _Reads,
-      _stream(source, seed),
+      [_stream(mixture, seed) for mixture in buckets],
+      self._order,
       batch_size=batch_size,
       rows=host_rows(self.sharding, (batch_size,)),
     )
@@ -241,6 +273,12 @@ class Batches:
     self._position += 1
     self._ahead = self._reader.submit(self._load, self._position)
     return batch
+
+  @property
+  def bucket(self) -> int:
+    """Number of the bucket of the batch that was handed out last, or first."""
+    bucket, _ = self._order[max(self._position - 1, 0)]
+    return int(bucket)
 
   def get_state(self) -> dict[str, int]:
     """Return the position: how many batches were handed out."""

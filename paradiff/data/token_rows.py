@@ -4,7 +4,7 @@ A row is prefix int32[P], prefix_valid bool[P] and answer int32[A].
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,7 @@ def fitting(
   measures: Mapping[str, np.ndarray],
   layout: layout_lib.Layout,
   *,
+  grids: Sequence[layout_lib.Grid] | None = None,
   is_edit: bool = False,
 ) -> tuple[np.ndarray, dict[str, int]]:
   """Return which examples a layout has room for, and why not the others.
@@ -122,14 +123,18 @@ def fitting(
   Args:
     measures: as `measure` gives them.
     layout: the sizes.
+    grids: of pictures that the model can have; default: the layout's.
     is_edit: whether those without an input picture are left out.
 
   Returns:
     int64[n], their numbers in order, and how many are left out by reason.
   """
   prompt, text = measures["instruction_len"], measures["reasoning_len"]
-  grid = np.asarray(layout.grid or (0, 0))
-  sources = measures["source_grid"]
+  legal = np.asarray([layout.grid or (0, 0)] if grids is None else grids)
+  sources, targets = measures["source_grid"], measures["target_grid"]
+  is_legal = (targets[:, None] == legal).all(axis=2).any(axis=1)
+  names = " or ".join(f"{rows}x{columns}" for rows, columns in legal[:3])
+  others = f" or {len(legal) - 3} more" * (len(legal) > 3)
   wrong = {
     "words that the tokenizer lacks": (prompt < 0) | (text < 0),
     f"an instruction of more than {layout.prompt_len - layout.prompt_ends} "
@@ -138,10 +143,10 @@ def fitting(
     ),
     f"a reasoning of more than {layout.text_len - 1} tokens (the longest has "
     f"{text.max()})": text + 1 > layout.text_len,
-    f"pictures of another grid than {grid[0]}x{grid[1]}": (
-      (measures["target_grid"] != grid).any(axis=1)
-      | ((sources != grid) & (sources != 0)).any(axis=1)
-    ),
+    f"pictures of another grid than {names}{others}": ~is_legal,
+    "an input picture of another grid than the output": (
+      (sources != targets) & (sources != 0)
+    ).any(axis=1),
   }
   if is_edit:
     wrong["no input picture"] = (sources == 0).any(axis=1)

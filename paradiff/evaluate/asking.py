@@ -1,6 +1,7 @@
 """Many questions to a model, in batches of one shape."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from paradiff import outputs as outputs_lib
 from paradiff import pipeline as pipeline_lib
@@ -18,7 +19,10 @@ def ask(
   batch_size: int = 25,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> list[outputs_lib.Output]:
-  """Ask for every prompt; the last batch is filled up, so one program serves.
+  """Ask for every prompt, in batches that few programs serve.
+
+  A model of several picture sizes is asked by size; the last batch of a size is
+  filled up.
 
   Args:
     pipeline: the model.
@@ -29,19 +33,33 @@ def ask(
     batch_size: prompts a batch.
     on_progress: called with (prompts done, all prompts) after each batch.
   """
-  outputs: list[outputs_lib.Output] = []
-  batch_size = min(batch_size, len(prompts))
-  for number, first in enumerate(range(0, len(prompts), batch_size)):
-    rows = list(range(first, min(first + batch_size, len(prompts))))
-    num_rows = len(rows)
-    rows += rows[:1] * (batch_size - num_rows)
+  outputs: dict[int, outputs_lib.Output] = {}
+  batches = _batches(
+    pictures, batch_size=batch_size, by_shape=bool(pipeline.variant.tasks)
+  )
+  for number, (rows, num_fill) in enumerate(batches):
     made = pipeline(
-      [prompts[row] for row in rows],
-      [pictures[row] for row in rows],
+      [prompts[row] for row in rows + rows[:1] * num_fill],
+      [pictures[row] for row in rows + rows[:1] * num_fill],
       seed=seed + number,
       config=config,
     )
-    outputs += made[:num_rows]
+    outputs |= dict(zip(rows, made[: len(rows)], strict=True))
     if on_progress is not None:
       on_progress(len(outputs), len(prompts))
-  return outputs
+  return [outputs[row] for row in range(len(prompts))]
+
+
+def _batches(
+  pictures: Sequence[images.Source | None], *, batch_size: int, by_shape: bool
+) -> Iterator[tuple[list[int], int]]:
+  """Yield the rows of each batch, and how many are missing to fill it."""
+  groups: dict[Any, list[int]] = {}
+  for row, picture in enumerate(pictures):
+    shape = getattr(picture, "shape", None) if by_shape else None
+    groups.setdefault(shape, []).append(row)
+  for group in groups.values():
+    size = min(batch_size, len(group))
+    for first in range(0, len(group), size):
+      rows = group[first : first + size]
+      yield rows, size - len(rows)

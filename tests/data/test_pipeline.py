@@ -129,7 +129,7 @@ def _mixture(shares, **options):
     for name, first, size in (("a", 0, 20), ("b", 100, 7))
   }
   return pipeline.Batches(
-    list(zip(rows.values(), shares, strict=True)),
+    [list(zip(rows.values(), shares, strict=True))],
     **{"batch_size": 8, "seed": 3, "mesh": sharding.make_mesh(), **options},
   )
 
@@ -160,7 +160,7 @@ def test_one_source_of_a_mixture_is_that_source():
     np.asarray(b["i"]) for b, _ in zip(_batches(), range(4), strict=False)
   ]
   mesh = sharding.make_mesh()
-  mixed = pipeline.Batches([(rows, 0.3)], batch_size=8, seed=3, mesh=mesh)
+  mixed = pipeline.Batches([[(rows, 0.3)]], batch_size=8, seed=3, mesh=mesh)
   np.testing.assert_array_equal(alone, _take(mixed, 4))
   for shares in ((0.0, 1.0), (1.0, -1.0)):
     with pytest.raises(ValueError, match="shares of sources must be positive"):

@@ -35,6 +35,7 @@ from paradiff.data import pretokenize
 
 pytestmark = pytest.mark.usefixtures("cache_of_compiled_programs")
 PHOTOGRAPHS = ("coffee", "astronaut", "cat", "rocket")
+HEIGHTS = (300, 150, 300, 150)
 MATRICES = ("q_proj", "k_proj", "v_proj", "attn_out", "gate", "up", "down")
 
 
@@ -135,8 +136,8 @@ def photographs(published, tmp_path_factory):
   """Photographs with edits that are known, as codes."""
   root = tmp_path_factory.mktemp("photographs")
   rows = []
-  for name in PHOTOGRAPHS:
-    picture = getattr(skimage.data, name)()[:300, :300]
+  for name, height in zip(PHOTOGRAPHS, HEIGHTS, strict=True):
+    picture = getattr(skimage.data, name)()[:height, :300]
     PIL.Image.fromarray(picture).save(root / f"{name}.png")
     PIL.Image.fromarray(255 - picture).save(root / f"{name}_inverted.png")
     rows.append(
@@ -153,7 +154,7 @@ def photographs(published, tmp_path_factory):
     source=str(root / "train.jsonl"),
     out=str(root / "coded"),
     image_tokenizer=published,
-    options={},
+    options={"fit": "near"},
     scenes=(0, 0),
     batch_size=2,
   )
@@ -167,8 +168,11 @@ def test_a_published_model_learns_the_rows_that_it_is_asked_with(
   config = _config(
     published,
     lora=dict(rank=2, alpha=4.0),
-    data=dict(folders=(str(photographs / "coded"),)),
+    data=dict(
+      folders=(str(photographs / "coded"),), held_out=str(photographs / "coded")
+    ),
     batch_size=2,
+    evaluate=dict(every=8, num_tasks=8, num_samples=4),
     model=dict(layout=dict(prompt_len=64, text_len=24)),
   )
   config.optim.muon_ratio = 0.0
@@ -178,35 +182,45 @@ def test_a_published_model_learns_the_rows_that_it_is_asked_with(
     model, variant=common.override(model.variant, experiment.model)
   )
   stream = io.StringIO()
-  layout = own_data.layout_of(experiment.data, model)
-  [(rows, _)], _ = own_data.load(
+  buckets, apart = own_data.load(
     experiment.data,
     model,
-    [coded.CodedSource(photographs / "coded")],
-    layout=layout,
+    [coded.CodedSource(photographs / "coded")] * 2,
+    layout=own_data.layout_of(experiment.data, model),
+    batch_size=1,
     folder=tmp_path,
     stream=stream,
   )
   assert "1 no input picture" in stream.getvalue()
-  assert len(rows) == 4
-  for row, name in zip(rows, PHOTOGRAPHS, strict=True):
-    request = model.request(
-      [f"invert the {name}"], [photographs / f"{name}.png"]
-    )
-    assert request.layout == layout
-    np.testing.assert_array_equal(row["prefix"], request.condition.prefix[0])
-    np.testing.assert_array_equal(
-      row["prefix_valid"], request.condition.valid[0]
-    )
-    known = request.answer[0] != model.variant.vocab.mask_id
-    np.testing.assert_array_equal(
-      row["answer"][known], request.answer[0][known]
-    )
+  assert "2 examples: pictures of 2x4, prompts of 64" in stream.getvalue()
+  assert [part.layout.grid for part in buckets] == [(2, 4), (4, 4)]
+  assert [rows.layout for rows in apart] == [part.layout for part in buckets]
+  for part, of_grid in zip(buckets, (1, 0), strict=True):
+    [(rows, share)] = part.sources
+    names = PHOTOGRAPHS[of_grid::2]
+    assert share == len(rows) == len(names)
+    for row, name in zip(rows, names, strict=True):
+      request = model.request(
+        [f"invert the {name}"], [photographs / f"{name}.png"]
+      )
+      assert request.layout == part.layout
+      np.testing.assert_array_equal(row["prefix"], request.condition.prefix[0])
+      np.testing.assert_array_equal(
+        row["prefix_valid"], request.condition.valid[0]
+      )
+      known = request.answer[0] != model.variant.vocab.mask_id
+      np.testing.assert_array_equal(
+        row["answer"][known], request.answer[0][known]
+      )
   _train(config, tmp_path / "run")
   again = pipeline_lib.ParallelPipeline.from_pretrained(
     str(tmp_path / "run" / "model")
   )
   assert again.variant == model.variant
+  losses = [r for r in metrics.read(tmp_path / "run") if "eval/loss" in r]
+  assert [np.isfinite(row["eval/loss"]) for row in losses] == [True]
+  sheet = PIL.Image.open(tmp_path / "run" / "samples" / "0000008.png")
+  assert sheet.size == (4 * 64, 3 * 64)  # both sizes on one sheet
 
 
 @pytest.mark.parametrize("preset", sft_parallel_a.PRESETS)
@@ -251,6 +265,7 @@ def test_contradictions_are_refused(base, tmp_path, changes, message):
     (dict(size=8), "must learn from data.folders"),
     (dict(task="describe"), "a text and a picture"),
     (dict(task="dance"), "must be asked for one of"),
+    (dict(prompt_lens=(8,)), r"prompt_lens must lie in \[\d\d, 64\]"),
   ],
 )
 def test_what_a_published_model_cannot_learn_is_refused(

@@ -64,9 +64,8 @@ def test_a_model_stands_beside_all_that_it_must_beat(model, source, tmp_path):
 
 def test_the_floor_is_the_truth_through_the_tokenizer(model, source):
   pipeline = miniature.make_pipeline()
-  found, _ = pairs.read_pairs(
-    source, size=64, fields={"source": "before"}, limit=3
-  )
+  options = pairs.options_of(pipeline.variant, {"source": "before"})
+  found, _ = pairs.read_pairs(source, options, limit=3)
   assert len(found) == 3
   targets = [pair.target for pair in found]
   coded = pairs.through_tokenizer(pipeline, targets)

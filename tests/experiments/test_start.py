@@ -10,6 +10,7 @@ import pytest
 from experiments import start
 from paradiff import pipeline as pipeline_lib
 from paradiff import places as places_lib
+from paradiff import published
 from paradiff import variants
 from paradiff.data import train_words
 from paradiff.models import image_tokenizer
@@ -135,6 +136,50 @@ def test_the_scenes_words_leave_a_variant_as_it_is():
   lacking = {k: v for k, v in words.ids.items() if k != "<|soi|>"}
   with pytest.raises(ValueError, match=r"must have the special.*<\|soi\|>"):
     variants.fit(micro, pictures=micro.pictures, word_ids=lacking, num_words=9)
+
+
+def test_a_family_is_made_for_own_tokenizers_at_any_width():
+  family = published.PARALLEL_A
+  special, around = train_words.of_family("parallel_a")
+  texts = ["Make it grey.", "All colour goes.", *around] * 9
+  words = train_words.train(texts, size=420, special=special)
+  variant = start.load_variant(
+    "parallel_a",
+    {"transformer": {"width": 32, "num_layers": 1, "num_heads": 2}},
+    tokenizers=_tokenizers(words),
+  )
+  pictures = miniature.VARIANT.pictures
+  assert variant.tasks == family.tasks
+  assert variant.transformer.mlp_width == family.transformer.mlp_width
+  assert variant.transformer.place_grids == ()
+  assert variant.layout == dataclasses.replace(
+    family.layout, grid=(pictures.grid_size,) * 2
+  )
+  vocab = variant.vocab
+  assert (vocab.prompt_end_id, vocab.null_id, vocab.newline_id) == tuple(
+    words.ids[token] for token in ("</user>", "<uncondition>", "<|newline|>")
+  )
+  assert vocab.size == len(words) + pictures.codebook_size
+  pipeline = start.make_pipeline(variant, _tokenizers(words))
+  side = pictures.picture_size
+  request = pipeline.request(
+    ["Make it grey."], [np.zeros((side // 2, side, 3), np.uint8)]
+  )
+  rows, columns = request.layout.grid
+  assert (rows, columns) == (pictures.grid_size // 2, pictures.grid_size)
+  prefix = np.asarray(request.condition.prefix[0])
+  valid = np.asarray(request.condition.valid[0])
+  read = prefix[valid].tolist()
+  begin = words.encode_marked(f"<system>{around[1]}</system><user>")
+  assert read[: len(begin)] == begin
+  assert len(begin) < 20  # words, not letters
+  assert read.count(vocab.newline_id) == rows
+  assert read[-1] == vocab.prompt_end_id
+  assert list(np.asarray(request.answer[0])).count(vocab.newline_id) == rows
+  with pytest.raises(ValueError, match=r"must have the special.*</answer>"):
+    start.load_variant("parallel_a", {}, tokenizers=_tokenizers())
+  with pytest.raises(ValueError, match="family must be one of"):
+    train_words.of_family("llada")
 
 
 def test_unknown_variants_are_refused_by_name():
