@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +27,7 @@ from clu import platform
 from etils import epath
 from ml_collections import config_flags
 
+from experiments import failures
 from experiments import processes
 from paradiff import checkpoints
 from paradiff import metrics
@@ -222,6 +223,7 @@ def closing(*resources: Any) -> Iterator[None]:
     try:
       yield
     except Exception as error:
+      failures.mark_in_loop(error)
       if processes.is_lost(error):
         stack.pop_all()
       raise
@@ -264,6 +266,7 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"only flags are taken, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    workdir = workdir_flag.value or ""
     try:
       processes.join(
         processes.Processes(
@@ -271,40 +274,55 @@ def run(main: Callable[[ml_collections.ConfigDict, str], Any]) -> None:
         )
       )
       processes.check_same("config", plain(config_flag.value))
-      check_workdir(workdir_flag.value or "")
     except ValueError as error:
       sys.exit(f"error: {error}")
     platform.work_unit().set_task_status(
       f"process {jax.process_index()} of {jax.process_count()}"
     )
+    failures.listen()
     try:
-      main(config_flag.value, workdir_flag.value or "")
+      check_workdir(workdir)
+      main(config_flag.value, workdir)
       if processes.is_first():
-        (epath.Path(workdir_flag.value or "") / DONE_NAME).write_text("")
-    except NonFinite as error:
-      sys.exit(f"{error}\nThe last good checkpoint is in {workdir_flag.value}.")
-    except (checkpoints.NotSaved, OSError) as error:
-      sys.exit(
-        f"error: {error}\nThe last complete checkpoint in "
-        f"{workdir_flag.value} is as it was; the same command goes on from it."
-      )
-    except processes.Failed as error:
-      if error.__cause__ is not None:  # it happened here: show where
-        raise
-      sys.exit(f"error: {error}")
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-      if not processes.is_lost(error):
-        raise
-      # Leaving in order would wait for the process that is gone.
-      sys.stderr.write(
-        f"error: another process of the run must be gone, got {error}\nThe "
-        "same command, started in all processes, goes on from the last "
-        "checkpoint.\n"
-      )
-      sys.stderr.flush()
-      os._exit(1)
+        (epath.Path(workdir) / DONE_NAME).write_text("")
     except processes.Preempted as notice:
       sys.stderr.write(f"{notice}\nThe same command goes on from there.\n")
       sys.exit(processes.PREEMPTED_EXIT_CODE)
+    except (Exception, KeyboardInterrupt) as error:
+      _fail(error, workdir)
+      raise
 
   app.run(start)
+
+
+def _fail(error: BaseException, workdir: str) -> None:
+  """End a run that has failed; return where its traceback is to be shown.
+
+  Only what fails in all processes alike may leave in order: they wait for each
+  other.
+  """
+  if isinstance(error, NonFinite):
+    sys.exit(f"{error}\nThe last good checkpoint is in {workdir}.")
+  if isinstance(error, processes.Failed):
+    if error.__cause__ is not None:  # it happened here: show where
+      return
+    sys.exit(f"error: {error}")
+  if isinstance(error, Exception) and processes.is_lost(error):
+    failures.leave_lost(error)
+  words = None
+  if isinstance(error, checkpoints.NotSaved | OSError):
+    words = f"error: {error}"
+    if failures.is_in_loop(error):
+      words += (
+        f"\nThe last complete checkpoint in {workdir} is as it was; the same "
+        "command goes on from it."
+      )
+  elif failures.is_refusal(error):
+    words = f"error: {error}"
+  if jax.process_count() > 1:
+    failures.leave(
+      words or traceback.format_exc().rstrip(),
+      told=failures.line_of(f"{type(error).__name__}: {error}"),
+    )
+  if words:
+    sys.exit(words)

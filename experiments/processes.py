@@ -183,7 +183,7 @@ def is_lost(error: Exception) -> bool:
   if jax.process_count() == 1:
     return False
   if isinstance(error, jax.errors.JaxRuntimeError):
-    return True
+    return not str(error).startswith("RESOURCE_EXHAUSTED:")  # its own memory
   return isinstance(error, ValueError) and str(error).startswith(_LOST)
 
 

@@ -8,9 +8,11 @@ import dataclasses
 import os
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
 GIB = 2**30
+MIN_JAX = (0, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +62,17 @@ def find_devices(topology: str) -> list[Any]:
     topology: chip and shape, such as "v5e:4x4" or "v5p:2x2x4".
 
   Raises:
-    ImportError: if there is no libtpu.
+    ImportError: if there is no libtpu, or jax is too old.
     ValueError: if there is no such slice.
   """
   chip_of(topology)
+  if jax.__version_info__ < MIN_JAX:
+    # Of 0.7.2 and its libtpu, 0.0.23: whoever asks a compiled step for its
+    # shardings, as jax itself does, waits without end while memory fills up.
+    raise ImportError(
+      f"jax must be {'.'.join(map(str, MIN_JAX))} or newer to compile for a "
+      f"TPU that is not there, got {jax.__version__}"
+    )
   # No TPU is asked for, and other processes may use the library too.
   for name, value in {
     "TPU_SKIP_MDS_QUERY": "1",

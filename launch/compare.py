@@ -19,7 +19,7 @@ from etils import epath
 
 from experiments import common
 from experiments import curves
-from launch import sweep as sweep_lib
+from launch import runs as runs_lib
 from paradiff import metrics as metrics_lib
 from paradiff.data import images
 
@@ -57,12 +57,12 @@ def read(workdir: epath.PathLike, metrics: Sequence[str]) -> list[Result]:
     ValueError: if runs have begun and none has one of the metrics.
   """
   root = epath.Path(workdir)
-  path = root / sweep_lib.FILE_NAME
+  path = root / runs_lib.FILE_NAME
   if not path.exists():
     raise FileNotFoundError(
       f"workdir must be one of launch.sweep, got no {path}"
     )
-  sweep = sweep_lib.Sweep(workdir=str(root), **json.loads(path.read_text()))
+  sweep = runs_lib.Sweep(workdir=str(root), **json.loads(path.read_text()))
   results, known = [], set()
   for index, changes in enumerate(sweep.runs):
     folder = sweep.folder(index)
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     results = read(root, metrics)
     text = table(results, metrics)
     images.write_atomically(root / TABLE_NAME, text.encode())
-    folders = {r.label: [sweep_lib.folder(root, r.index)] for r in results}
+    folders = {r.label: [runs_lib.folder(root, r.index)] for r in results}
     drawn = curves.draw({n: n for n in metrics}, folders, what="step")
     if drawn is not None:
       images.write_atomically(root / PLOT_NAME, drawn)

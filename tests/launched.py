@@ -23,11 +23,24 @@ ROOT = pathlib.Path(__file__).parents[1]
 NEEDS = {"sft": ("image_tokenizer", "tokenizer"), "rl": ("model", "model")}
 
 
-def command(workdir: pathlib.Path, *flags: str, loop: str = "sft") -> list[str]:
-  """Return the command line of a run of `mini_sft` or `mini_rl`."""
+def command(
+  workdir: pathlib.Path, *flags: str, loop: str = "sft", before: str = ""
+) -> list[str]:
+  """Return the command line of a run of `mini_sft` or `mini_rl`.
+
+  Args:
+    workdir: of the run.
+    *flags: of the run.
+    loop: a name of NEEDS.
+    before: Python that the process is to run before the loop: a fault.
+  """
   field, folder = NEEDS[loop]
+  start = ("-m", f"experiments.{loop}")
+  if before:
+    run = f"import runpy\nrunpy.run_module({start[1]!r}, run_name='__main__')"
+    start = ("-c", f"{before}\n{run}")
   return [
-    *(sys.executable, "-m", f"experiments.{loop}"),
+    *(sys.executable, *start),
     f"--config=tests/mini_{loop}.py",
     f"--workdir={workdir}",
     f"--config.{field}={workdir.parent / folder}",
@@ -48,10 +61,14 @@ def environment(root: pathlib.Path) -> dict[str, str]:
 
 
 def launch(
-  workdir: pathlib.Path, *flags: str, loop: str = "sft"
+  workdir: pathlib.Path,
+  *flags: str,
+  loop: str = "sft",
+  optimized: bool = True,
 ) -> subprocess.Popen[bytes]:
-  """Start a run beside its log, `<workdir>.log`."""
-  return _start(workdir, pathlib.Path(f"{workdir}.log"), *flags, loop=loop)
+  """Start a run beside its log, `<workdir>.log`; see `_start`."""
+  log = pathlib.Path(f"{workdir}.log")
+  return _start(workdir, log, *flags, loop=loop, optimized=optimized)
 
 
 def launch_many(
@@ -59,6 +76,7 @@ def launch_many(
   count: int,
   *flags: str,
   own: tuple[str, ...] = (),
+  before: str = "",
   loop: str = "sft",
 ) -> list[subprocess.Popen[bytes]]:
   """Start a run of several processes, each with a log of its own.
@@ -68,6 +86,7 @@ def launch_many(
     count: processes, with one device each.
     flags: of all of them.
     own: flags of the last one alone.
+    before: Python that the last one alone runs before the loop.
     loop: a name of NEEDS.
   """
   with socket.socket() as probe:
@@ -75,26 +94,39 @@ def launch_many(
     address = f"127.0.0.1:{probe.getsockname()[1]}"
   started = []
   for process in range(count):
-    last = own if process == count - 1 else ()
+    is_last = process == count - 1
     where = (
       f"--coordinator={address}",
       f"--num_processes={count}",
       f"--process_id={process}",
     )
     log = pathlib.Path(f"{workdir}.{process}.log")
-    started.append(_start(workdir, log, *flags, *last, *where, loop=loop))
+    words = (*flags, *(own if is_last else ()), *where)
+    fault = before if is_last else ""
+    started.append(
+      _start(workdir, log, *words, loop=loop, optimized=False, before=fault)
+    )
   return started
 
 
 def _start(
-  workdir: pathlib.Path, log: pathlib.Path, *flags: str, loop: str
+  workdir: pathlib.Path,
+  log: pathlib.Path,
+  *flags: str,
+  loop: str,
+  optimized: bool,
+  before: str = "",
 ) -> subprocess.Popen[bytes]:
+  """Start a process; not `optimized` where it compiles for longer than it runs.
+
+  ParaRL always does, and several processes compile each for itself.
+  """
   own = {}
-  if loop == "rl":  # it compiles for far longer than it runs
+  if loop == "rl" or not optimized:
     own["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   with log.open("a") as file:
     return subprocess.Popen(
-      command(workdir, *flags, loop=loop),
+      command(workdir, *flags, loop=loop, before=before),
       cwd=ROOT,
       stdout=file,
       stderr=file,

@@ -3,7 +3,7 @@
 The model is a folder that `python -m paradiff.convert --variant=parallel_a`
 wrote, and the data are pre-tokenized with it:
 
-  python -m paradiff.data.pretokenize --source=pairs.jsonl \
+  python -m paradiff.data.pretokenize --source=pairs.jsonl --fit=near \
     --image_tokenizer=CONVERTED --out=coded
   python -m experiments.sft --config=experiments/configs/sft_parallel_a.py \
     --config.fine_tune=CONVERTED --config.data.folders="('coded',)" \
@@ -14,6 +14,11 @@ as far as our loss can say it: there one mean is taken over the tokens of both
 modalities, here each has its own. The default has the weights of equation 2.
 All parameters are trained; `--config.lora.rank=64` after
 `sft_parallel_a.py:lora` trains adapters instead.
+
+Pictures keep the nearest legal aspect; each size that occurs is a program of
+its own to compile, and `--fit=square` has one. With
+`--config.data.prompt_lens="(64,)"` short prompts have less padding, for twice as
+many programs.
 
 Mesh, memory and step time by chip: launch/AOT.md. It has not been run at this
 size.

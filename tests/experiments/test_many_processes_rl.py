@@ -1,8 +1,11 @@
 """Laws of ParaRL in several processes: it is the run of one."""
 # mypy: disallow-untyped-defs=False
 
+import dataclasses
+import pathlib
 import signal
 import sys
+import time
 import types
 
 import jax
@@ -29,11 +32,30 @@ FLAGS = (
   "--config.kl.rate=1.0",
 )
 SECS = 300
+ENDS_SECS = 60.0  # both processes, after one of them is gone
+# A reward that fails in the third iteration.
+FAULT = """
+import mini_rl
+uneven, calls = mini_rl.uneven, []
+def fails(context):
+  calls.append(context)
+  if len(calls) > 2:
+    raise RuntimeError("the judge is away")
+  return uneven(context)
+mini_rl.uneven = fails
+"""
 
 
-def _launch(workdir, *flags):
-  started = launched.launch_many(workdir, 2, *FLAGS, *flags, loop="rl")
-  return started, [workdir.parent / f"{workdir.name}.{i}.log" for i in (0, 1)]
+def _launch(workdir, *flags, **options):
+  for log in workdir.parent.glob(f"{workdir.name}.?.log"):
+    log.unlink()
+  return launched.launch_many(workdir, 2, *FLAGS, *flags, loop="rl", **options)
+
+
+def _logs(workdir):
+  return [
+    (workdir.parent / f"{workdir.name}.{i}.log").read_text() for i in (0, 1)
+  ]
 
 
 def _finish_alone(workdir):
@@ -82,45 +104,107 @@ def _assert_same(workdir, other):
   )
 
 
+@dataclasses.dataclass
+class Broken:
+  """A run of two that breaks off three times, and is ended by one.
+
+  Attributes:
+    workdir: of the run.
+    saved: the newest checkpoint after each part but the last.
+    logs: of both processes, likewise.
+    secs: that the other process lived on after the kill.
+    log: of the last part.
+  """
+
+  workdir: pathlib.Path
+  saved: list[int] = dataclasses.field(default_factory=list)
+  logs: list[list[str]] = dataclasses.field(default_factory=list)
+  secs: float = 0.0
+  log: str = ""
+
+  def end(self, codes, wanted):
+    self.logs.append(_logs(self.workdir))
+    assert codes == wanted, self.logs[-1]
+    self.saved.append(launched.saved_steps(self.workdir)[-1])
+
+
+@pytest.fixture(scope="module")
+def broken(root):
+  run = Broken(root / "broken")
+  # The reward of one of them fails.
+  started = _launch(run.workdir, "--config.mesh.data=2", before=FAULT)
+  run.end([process.wait(timeout=SECS) for process in started], [1, 1])
+
+  def goes_on():
+    return launched.last_step(run.workdir) > run.saved[-1]
+
+  # One of them is told; the other is to stop with it.
+  started = _launch(run.workdir, "--config.mesh.data=2")
+  code = launched.signal_when(started[1], goes_on, signal.SIGTERM)
+  wanted = [processes.PREEMPTED_EXIT_CODE] * 2
+  run.end([started[0].wait(timeout=SECS), code], wanted)
+  # One of them is killed.
+  started = _launch(run.workdir, "--config.mesh.data=2")
+  code = launched.signal_when(started[1], goes_on, signal.SIGKILL)
+  killed = time.monotonic()
+  run.end([started[0].wait(timeout=SECS), code], [1, -signal.SIGKILL])
+  run.secs = time.monotonic() - killed
+  run.log = _finish_alone(run.workdir)
+  return run
+
+
 def test_two_processes_train_as_one_does(root, alone):
   workdir = root / "two"
   # Each holds half of every parameter.
-  started, logs = _launch(workdir, "--config.mesh.fsdp=2")
+  started = _launch(workdir, "--config.mesh.fsdp=2")
   codes = [process.wait(timeout=SECS) for process in started]
-  assert codes == [0, 0], [log.read_text() for log in logs]
+  assert codes == [0, 0], _logs(workdir)
   _assert_same(workdir, alone)
   assert (workdir / "samples" / "rollouts_0000002.txt").exists()
 
 
-def test_a_run_of_two_stops_at_one_iteration_and_goes_on_in_one(root, alone):
-  workdir = root / "moved"
-  started, logs = _launch(workdir, "--config.mesh.data=2")
-  # One of them is told; the other is to stop with it.
-  code = launched.signal_when(
-    started[1], lambda: launched.last_step(workdir) >= 1, signal.SIGTERM
-  )
-  codes = {code, started[0].wait(timeout=SECS)}
-  assert codes == {processes.PREEMPTED_EXIT_CODE}, logs[0].read_text()
-  (saved,) = launched.saved_steps(workdir)
-  assert 1 <= saved < NUM_ITERATIONS
-  for log in logs:
-    assert f"told to stop, saved iteration {saved}\n" in log.read_text()
-  assert f"resuming at iteration {saved}\n" in _finish_alone(workdir)
-  _assert_same(workdir, alone)
-
-
-def test_a_reward_that_fails_in_one_process_ends_both(root):
-  workdir = root / "failing"
-  reward = "--config.rewards.red.function=mini_rl:partial"
-  started, logs = _launch(workdir, "--config.mesh.data=2", reward)
-  assert [process.wait(timeout=SECS) for process in started] == [1, 1]
-  first, second = (log.read_text() for log in logs)
+def test_a_reward_that_fails_in_one_process_ends_both(broken):
+  first, second = broken.logs[0]
   for log in (first, second):
     assert "all processes must succeed, got RewardError: reward 'red'" in log
     assert "the judge is away in process 1\n" in log
     assert "must be gone" not in log
   # Where it happened the log also says at which line.
-  assert "Traceback" not in first and "in partial" in second
+  assert "Traceback" not in first and "in fails" in second
+  assert broken.saved[0] == 2  # what was learned before
+
+
+def test_a_run_of_two_stops_at_one_iteration(broken):
+  saved = broken.saved[1]
+  assert 2 < saved < NUM_ITERATIONS
+  for log in broken.logs[1]:
+    assert "resuming at iteration 2\n" in log
+    assert f"told to stop, saved iteration {saved}\n" in log
+
+
+def test_a_process_that_dies_ends_both(broken):
+  first, second = broken.logs[2]
+  for log in (first, second):
+    assert f"resuming at iteration {broken.saved[1]}\n" in log
+  assert "another process of the run must be gone" in first
+  assert "Traceback" not in first
+  assert broken.secs < ENDS_SECS
+  assert broken.saved[2] == broken.saved[1]
+
+
+def test_a_run_of_two_goes_on_in_one_and_nothing_is_lost(broken, alone):
+  assert f"resuming at iteration {broken.saved[2]}\n" in broken.log
+  _assert_same(broken.workdir, alone)
+
+
+def test_processes_with_other_configs_are_refused_at_once(root):
+  workdir = root / "unlike"
+  started = _launch(workdir, own=("--config.group_size=4",))
+  assert [process.wait(timeout=SECS) for process in started] == [1, 1]
+  for log in _logs(workdir):
+    assert "must be given the same config" in log
+    assert "process 0 in [1]" in log and "Traceback" not in log
+  assert not workdir.exists()
 
 
 @pytest.mark.parametrize(

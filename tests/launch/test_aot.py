@@ -1,13 +1,14 @@
 """Laws of compiling for TPUs without one: a small case by the real compiler."""
 # mypy: disallow-untyped-defs=False
 
-import importlib.util
+import importlib.metadata
 
 import jax
 import mini_rl
 import mini_sft
 import pytest
 import toy
+from packaging import requirements
 
 from launch import aot
 from launch import chips
@@ -19,10 +20,23 @@ from paradiff import variants
 from paradiff.models import counts
 from paradiff.models import transformer
 
-needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None,
-  reason="libtpu must be installed: pip install 'paradiff[tpu]'",
-)
+
+def _reason():
+  """Return why the TPU compiler cannot be asked here; "" if it can."""
+  try:
+    found = importlib.metadata.version("libtpu")
+  except importlib.metadata.PackageNotFoundError:
+    return "libtpu must be installed: pip install 'paradiff[tpu]'"
+  for line in importlib.metadata.requires("jax") or ():
+    wanted = requirements.Requirement(line)
+    if wanted.name == "libtpu" and not wanted.specifier.contains(found):
+      return f"jax {jax.__version__} must have its own {wanted}, got {found}"
+  if jax.__version_info__ < chips.MIN_JAX:
+    return f"jax must be {chips.MIN_JAX} or newer, got {jax.__version__}"
+  return ""
+
+
+needs_libtpu = pytest.mark.skipif(bool(_reason()), reason=_reason())
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,12 @@ import pytest
 
 from experiments import common
 from launch import compare
+from launch import runs
 from launch import sweep
 from paradiff import metrics
 
 CONFIG = "tests/mini_sft.py"
+STEPS = "--config.num_steps=160"  # of the runs that are really run
 HEAD = """
 import ml_collections
 
@@ -43,9 +45,9 @@ def _file(tmp_path, body):
   return str(path)
 
 
-def _read(tmp_path, body, experiment="sft"):
+def _read(tmp_path, body, *overrides):
   path = _file(tmp_path, f"def sweep(add):\n  {body}\n")
-  return sweep.read(experiment, path, str(tmp_path / "root"))
+  return sweep.read("sft", path, str(tmp_path / "root"), overrides)
 
 
 def test_a_run_is_the_command_with_its_changes(tmp_path):
@@ -86,14 +88,64 @@ def test_a_wrong_run_is_refused_by_name_before_any_starts(
   assert not (tmp_path / "root").exists()
 
 
-def test_a_value_out_of_range_is_refused_too(tmp_path):
+def test_an_override_is_of_every_run(tmp_path):
+  body = 'add({"seed": 1}); add({"seed": 2})'
+  words = ("--config.num_steps=10", "--config.optim.learning_rate=0.5")
+  found = _read(tmp_path, body, *words)
+  for index in (0, 1):
+    assert found.command(index)[4:7] == [*words, f"--config.seed={index + 1}"]
+  runs.write(found)
+  with pytest.raises(ValueError, match=r"sweep\.json must hold this sweep"):
+    runs.write(_read(tmp_path, body))
+
+
+@pytest.mark.parametrize(
+  ("word", "message"),
+  [
+    ("--config.seed=3", r"does not vary, got \['seed'\]"),
+    ("--config.num_step=3", "num_step"),
+    ("--config.num_steps=three", "num_steps"),
+    ("--config.num_steps=2.5", "num_steps"),
+    ("--config.optim.rate=2.5", "rate"),
+    ("--config.num_steps", "num_steps"),
+    ("num_steps=3", r"must be --config\.x=y, got \['num_steps=3'\]"),
+  ],
+)
+def test_a_wrong_override_is_refused(tmp_path, word, message):
+  with pytest.raises(ValueError, match=message):
+    _read(tmp_path, 'add({"seed": 1})', "--config.variant=micro", word)
+
+
+@pytest.mark.parametrize(
+  ("change", "overrides"),
+  [
+    ('"loss.text_weight": "none"', ()),
+    ('"seed": 1', ("--config.loss.text_weight=none",)),
+  ],
+)
+def test_a_value_out_of_range_is_refused_too(tmp_path, change, overrides):
   config = pathlib.Path(CONFIG).read_text().split("def sweep")[0]
   path = tmp_path / "mini.py"
-  path.write_text(
-    f'{config}def sweep(add):\n  add({{"loss.text_weight": "none"}})\n'
-  )
+  path.write_text(f"{config}def sweep(add):\n  add({{{change}}})\n")
   with pytest.raises(ValueError, match="run 0 .*text_weight must be one of"):
-    sweep.read("sft", str(path), str(tmp_path / "root"))
+    sweep.read("sft", str(path), str(tmp_path / "root"), overrides)
+
+
+def test_the_plan_shows_the_overrides(tmp_path):
+  path = _file(tmp_path, 'def sweep(add):\n  add({"seed": 1})\n')
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launch.sweep", "--experiment=sft"),
+      *(f"--config={path}", f"--workdir={tmp_path}", "--config.num_steps=10"),
+    ],
+    cwd=launched.ROOT,
+    env=launched.environment(tmp_path),
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "--config.num_steps=10 --config.seed=1 --workdir=" in done.stdout
 
 
 def test_a_file_without_a_sweep_is_refused(tmp_path):
@@ -116,14 +168,14 @@ def test_every_engine_hands_over_a_number(name):
 
 def test_a_folder_holds_one_sweep(tmp_path):
   one = _read(tmp_path, 'add({"num_steps": 5})')
-  sweep.write(one)
-  sweep.write(one)
+  runs.write(one)
+  runs.write(one)
   other = _read(tmp_path, 'add({"num_steps": 6})')
   with pytest.raises(ValueError, match=r"sweep\.json must hold this sweep"):
-    sweep.write(other)
+    runs.write(other)
 
 
-class Stub(sweep.Sweep):
+class Stub(runs.Sweep):
   """Runs of a line of Python each."""
 
   def command(self, index):
@@ -131,10 +183,10 @@ class Stub(sweep.Sweep):
 
 
 def _local(tmp_path, codes, parallel=1):
-  runs = tuple({"code": code} for code in codes)
-  stub = Stub("sft", "none.py", str(tmp_path), runs)
+  lines = tuple({"code": code} for code in codes)
+  stub = Stub("sft", "none.py", str(tmp_path), lines)
   stream = io.StringIO()
-  return sweep.Local(stub, parallel, stream), stream
+  return runs.Local(stub, parallel, stream), stream
 
 
 def test_a_failed_run_stops_no_other_and_is_done_again(tmp_path):
@@ -196,8 +248,8 @@ def swept(tmp_path_factory):
   text = text.replace(
     'config.image_tokenizer = ""', f'config.image_tokenizer = "{tokenizer}"'
   ).replace("batch_size = 8", "batch_size = 64")
-  config.write_text(text.replace("num_steps = 80", "num_steps = 160"))
-  flags = (f"--config={config}", "--local")
+  config.write_text(text)
+  flags = (f"--config={config}", "--local", STEPS)
   process = _start(root, *flags)
   first = launched.signal_when(
     process, lambda: launched.last_step(root / "000") >= 4, signal.SIGTERM
@@ -214,7 +266,7 @@ def test_a_sweep_that_is_told_to_stop_goes_on_where_it_was(swept):
   log = (root / "000" / "log.txt").read_text()
   assert "told to stop, saved step" in log and "resuming at step" in log
   for index in range(4):
-    folder = sweep.folder(root, index)
+    folder = runs.folder(root, index)
     assert (folder / common.DONE_NAME).exists()
     assert metrics.read(folder)[-1]["step"] == 160
 
@@ -268,7 +320,7 @@ def test_the_number_of_an_engine_becomes_the_run_itself(swept):
   process = subprocess.Popen(
     [
       *(sys.executable, "-m", "launch.sweep", "--experiment=sft"),
-      *(f"--config={root.parent / 'config.py'}", f"--workdir={root}"),
+      *(f"--config={root.parent / 'config.py'}", f"--workdir={root}", STEPS),
     ],
     cwd=launched.ROOT,
     env=environment,
