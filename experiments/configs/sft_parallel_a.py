@@ -17,8 +17,8 @@ All parameters are trained; `--config.lora.rank=64` after
 
 Pictures keep the nearest legal aspect; each size that occurs is a program of
 its own to compile, and `--fit=square` has one. With
-`--config.data.prompt_lens="(64,)"` short prompts have less padding, for twice as
-many programs.
+`--config.data.prompt_lens="(64,)"` short prompts have less padding, for twice
+as many programs.
 
 Mesh, memory and step time by chip: launch/AOT.md. It has not been run at this
 size.
