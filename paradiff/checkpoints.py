@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from paradiff import remote
 from paradiff import train_state
 
 
@@ -64,7 +65,7 @@ class Checkpointer:
     self._identity = json.loads(json.dumps(identity))
     self._best_metric = best_metric
     self._report = report
-    root = epath.Path(workdir).absolute()  # Orbax takes no relative path
+    root = remote.absolute(workdir)
     # Orbax removes what a killed save left when it opens a folder.
     self._folder = root / "checkpoints"
     self._newest = ocp.CheckpointManager(

@@ -19,16 +19,12 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
+from paradiff import remote
 from paradiff.data import images
 
 FILE_NAME = "metrics.jsonl"
 PARTS = "metrics"
 BOARD = "tensorboard"
-
-
-def is_remote(path: epath.PathLike) -> bool:
-  """Return whether a path is of an object store, which cannot append."""
-  return "://" in os.fspath(path)
 
 
 def to_line(row: Mapping[str, Any]) -> str:
@@ -156,7 +152,7 @@ class Board:
     """Open the files; what was written from `purge_step` on is hidden."""
     self._target = epath.Path(workdir) / BOARD
     self._local = contextlib.ExitStack()
-    self._is_remote = is_remote(workdir)
+    self._is_remote = remote.is_remote(workdir)
     self._folder = os.fspath(self._target)
     self._num_parts = 0
     if self._is_remote:

@@ -19,6 +19,7 @@ from clu import metrics as clu_metrics
 from etils import epath
 
 from paradiff import metric_files
+from paradiff import remote
 
 read = metric_files.read
 
@@ -95,7 +96,7 @@ class Writer:
         path.unlink()
     metric_files.cut(workdir, last_step=last)
     self._file: metric_files.Lines | metric_files.Parts
-    if metric_files.is_remote(workdir):
+    if remote.is_remote(workdir):
       self._file = metric_files.Parts(workdir, every_secs=part_secs)
     else:
       self._file = metric_files.Lines(workdir)

@@ -31,6 +31,7 @@ FLOORS = {
   "paradiff.pretrained": 4,
   "paradiff.metrics": 4,
   "paradiff.metric_files": 4,
+  "paradiff.remote": 4,
   "paradiff.pipeline": 4,
   "paradiff.loading": 4,
   "paradiff.outputs": 4,

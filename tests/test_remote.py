@@ -1,6 +1,6 @@
 """Laws of a workdir in an object store: whole files, nothing appended.
 
-Checkpoints are Orbax's own affair and not tried here.
+Checkpoints are Orbax's own affair; `test_gcs` has them.
 """
 
 import itertools

@@ -22,6 +22,7 @@ from etils import epath
 
 from paradiff import checkpoints
 from paradiff import pretrained
+from paradiff import remote
 from paradiff.convert import facts as facts_lib
 from paradiff.convert import folders
 from paradiff.convert import model as model_lib
@@ -66,7 +67,8 @@ def save(folder: epath.PathLike, model: model_lib.Model) -> None:
       _save_origin(root, model.origin)
     with _checkpointer(model.params) as saver:
       saver.save(
-        _absolute(root / _TRANSFORMER), args=ocp.args.StandardSave(model.params)
+        remote.absolute(root / _TRANSFORMER),
+        args=ocp.args.StandardSave(model.params),
       )
 
 
@@ -184,7 +186,7 @@ def _restore(path: epath.Path, shapes: Any) -> Any:
   if not path.exists():
     raise FileNotFoundError(f"a model must have {os.fspath(path)}, got none")
   with checkpoints.reading(path), _checkpointer(shapes) as reader:
-    saved = reader.metadata(_absolute(path)).item_metadata.tree
+    saved = reader.metadata(remote.absolute(path)).item_metadata.tree
   checkpoints.check_shapes(saved, shapes, source=os.fspath(path))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   targets = jax.tree.map(
@@ -196,7 +198,7 @@ def _restore(path: epath.Path, shapes: Any) -> Any:
   )
   with checkpoints.reading(path), _checkpointer(targets) as reader:
     return reader.restore(
-      _absolute(path), args=ocp.args.StandardRestore(targets)
+      remote.absolute(path), args=ocp.args.StandardRestore(targets)
     )
 
 
@@ -220,10 +222,6 @@ def _put(array: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:
   if shape.sharding is None:
     return jnp.asarray(array)
   return jax.device_put(array, shape.sharding)
-
-
-def _absolute(path: epath.Path) -> epath.Path:
-  return path.absolute()  # Orbax takes no relative path
 
 
 def _write_json(path: epath.Path, data: Any) -> None:

@@ -18,6 +18,8 @@ import PIL.Image
 import PIL.ImageOps
 from etils import epath
 
+from paradiff import remote
+
 MAX_PIXELS = 64 * 10**6
 MAX_BYTES = 256 * 10**6
 Source = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
@@ -91,6 +93,9 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
   """Write a file such that a reader never meets a part of it."""
   target = epath.Path(path)
   target.parent.mkdir(parents=True, exist_ok=True)
+  if remote.is_remote(target):  # an object appears once it is whole
+    target.write_bytes(data)
+    return
   partial = target.parent / f".{target.name}.{os.getpid()}.part"
   try:
     partial.write_bytes(data)

@@ -16,7 +16,7 @@ from typing import Any
 import PIL.Image
 from etils import epath
 
-from paradiff import metric_files
+from paradiff import remote
 from paradiff.data import crops
 from paradiff.data import images
 
@@ -226,7 +226,7 @@ def below(root: epath.PathLike, name: str) -> epath.Path:
   """
   base = epath.Path(root)
   path = base / name
-  if metric_files.is_remote(base):
+  if remote.is_remote(base):
     parts = pathlib.PurePosixPath(name).parts
     is_below = "://" not in name and not name.startswith("/")
     is_below = is_below and ".." not in parts

@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from paradiff import metric_files
+from paradiff import remote
 from paradiff.data import records
 
 HUB = "hf://datasets/"
@@ -161,7 +161,7 @@ def _edges(path: epath.Path) -> bytes:
 def _json_lines(path: epath.Path) -> _Rows:
   """Find the lines of a file; empty ones do not count."""
   data: Any = b""
-  if metric_files.is_remote(path):
+  if remote.is_remote(path):
     data = path.read_bytes()
   elif path.stat().length:
     with pathlib.Path(path).open("rb") as file:
@@ -249,7 +249,7 @@ def _arrow(path: epath.Path) -> _Rows:
   try:
     data: Any = (
       pyarrow.BufferReader(path.read_bytes())
-      if metric_files.is_remote(path)
+      if remote.is_remote(path)
       else pyarrow.memory_map(os.fspath(path))
     )
     table = ipc.open_stream(data).read_all()
