@@ -106,7 +106,7 @@ _NOT_THINKING = System("sft_both_ways", "picture_first")
 _RL = ("rl_pararl", "rl_output_level", "rl_final_on_states")
 _UNITS = (
   *(f"rl_stratified_{num}" for num in (1, 2, 3, 4)),
-  *("rl_slices_1", "rl_slices_2", "rl_pararl", "rl_slices_4"),
+  *("rl_slices_1", "rl_slices_2", "rl_pararl", "rl_slices_4", "rl_slices_8"),
 )
 _WEIGHTS = ("sft_both_inv_t", "sft_both_one", "sft_parallel")
 _PARARL = System("rl_pararl", "parallel")

@@ -135,8 +135,9 @@ TRAININGS = {
   **{
     f"rl_{kind}_{num}": _units(kind, num)
     for kind in ("stratified", "slices")
-    for num in (1, 2, 3, 4)
-    if (kind, num) != ("slices", 3)  # which is ParaRL itself
+    for num in (1, 2, 3, 4, 8)
+    # Three slices are ParaRL itself; of isolated steps the paper has four.
+    if (kind, num) not in (("slices", 3), ("stratified", 8))
   },
   "rl_clip": Training(
     "ParaRL, CLIP reward",
