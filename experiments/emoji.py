@@ -37,9 +37,9 @@ from experiments import emoji_texts
 from experiments import emoji_world
 from paradiff import display
 from paradiff import metrics
+from paradiff.data import caching
 from paradiff.data import images
 
-BUILD_FILE = "build.json"
 _FULLY_QUALIFIED = 2  # the status of a sequence as it should be written
 _NUM_SHOWN = 18
 
@@ -62,27 +62,6 @@ def load_names() -> tuple[dict[str, str], str]:
     if data["status"] == _FULLY_QUALIFIED
   }
   return names, package.__version__
-
-
-def claim(folder: epath.Path, identity: Mapping[str, Any]) -> None:
-  """Make the folder that of this build.
-
-  Raises:
-    ValueError: if it holds something else.
-  """
-  text = json.dumps(identity, indent=2) + "\n"
-  path = folder / BUILD_FILE
-  if path.exists():
-    if path.read_text() != text:
-      raise ValueError(
-        f"{folder} must be empty or of the same build, got one of "
-        f"{path.read_text()}instead of {text}"
-      )
-    return
-  if folder.exists() and any(folder.iterdir()):
-    found = sorted(child.name for child in folder.iterdir())
-    raise ValueError(f"{folder} must be empty, got {found[:5]} in it")
-  images.write_atomically(path, text.encode())
 
 
 def render_all(
@@ -172,7 +151,7 @@ def build(
     raise ValueError(f"max_pairs must be positive, got {max_pairs}")
   folder = epath.Path(folder)
   options = {"max_pairs": max_pairs, "generation": generation}
-  claim(folder, {"format": 1, **options, **identity})
+  caching.claim(folder, {"format": 1, **options, **identity})
   catalogue = emoji_world.catalogue(
     names, shared_bases=emoji_choices.SHARED_BASES
   )

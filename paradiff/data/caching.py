@@ -17,6 +17,8 @@ from jax.experimental import multihost_utils
 
 from paradiff.data import images
 
+BUILD_FILE = "build.json"
+
 
 def digest(*parts: Any) -> str:
   """Return 16 hexadecimal digits that depend on every part.
@@ -88,3 +90,28 @@ def _read_or_make(
   np.savez(buffer, **cast(Any, made))
   images.write_atomically(path, buffer.getvalue())
   return made
+
+
+def claim(folder: epath.Path, identity: Mapping[str, Any]) -> None:
+  """Make a folder that of a build, before the build writes into it.
+
+  Args:
+    folder: empty, or of the same build.
+    identity: JSON data; all that the build's files depend on.
+
+  Raises:
+    ValueError: if it holds something else.
+  """
+  text = json.dumps(identity, indent=2) + "\n"
+  path = folder / BUILD_FILE
+  if path.exists():
+    if path.read_text() != text:
+      raise ValueError(
+        f"{folder} must be empty or of the same build, got one of "
+        f"{path.read_text()}instead of {text}"
+      )
+    return
+  if folder.exists() and any(folder.iterdir()):
+    found = sorted(child.name for child in folder.iterdir())
+    raise ValueError(f"{folder} must be empty, got {found[:5]} in it")
+  images.write_atomically(path, text.encode())
