@@ -240,6 +240,11 @@ def check_workdir(workdir: epath.PathLike) -> None:
     probe.parent.mkdir(parents=True, exist_ok=True)
     probe.write_text("")
     probe.unlink()
+  except ImportError as error:
+    raise ValueError(
+      f"workdir must be of a store whose package is installed, got {workdir}: "
+      f"{error} (pip install 'paradiff[gcs]' for gs://)"
+    ) from error
   except OSError as error:
     raise ValueError(
       f"workdir must be a folder that can be written, got {workdir}: "

@@ -4,6 +4,7 @@ Checkpoints are Orbax's own affair; `test_gcs` has them.
 """
 
 import itertools
+import sys
 
 import bucket
 import miniature
@@ -131,3 +132,9 @@ def test_configs_samples_rows_and_models_go_there(tmp_path):
     "model/tokenizer.json",
     "paradiff-t.array_record-00000-of-00001",
   }
+
+
+def test_a_store_without_its_package_is_refused_before_anything(monkeypatch):
+  monkeypatch.setitem(sys.modules, "s3fs", None)
+  with pytest.raises(ValueError, match="whose package is installed, got s3://"):
+    common.check_workdir("s3://bucket/run")
