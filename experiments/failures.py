@@ -29,7 +29,7 @@ _LISTEN_SECS = 1.0
 # So long the first process stays, which keeps the words: where it is missed
 # before they are heard, jax aborts the others.
 _LINGER_SECS = 4.0
-_IN_LOOP = "raised in the loop"
+_IN_LOOP = "_paradiff_in_loop"
 _PACKAGES = ("__main__", "experiments", "paradiff")
 _last_word = threading.Lock()  # one thread has it
 
@@ -111,13 +111,13 @@ def listen() -> None:
 
 
 def mark_in_loop(error: Exception) -> None:
-  """Note that an error is one of the loop, not of what it was given."""
-  error.add_note(_IN_LOOP)
+  """Mark an error as one of the loop, not of what it was given."""
+  setattr(error, _IN_LOOP, True)
 
 
 def is_in_loop(error: BaseException) -> bool:
   """Return whether an error was raised in the loop."""
-  return _IN_LOOP in getattr(error, "__notes__", ())
+  return getattr(error, _IN_LOOP, False)
 
 
 def is_refusal(error: BaseException) -> bool:

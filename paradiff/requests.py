@@ -206,7 +206,6 @@ class Maker:
   ) -> list[list[np.ndarray]]:
     """Return the prepared input pictures uint8[H, W, 3] of each row."""
     rows: list[list[np.ndarray]] = []
-    side = self.variant.pictures.picture_size
     for picture in pictures:
       given: list[Any] = []
       if picture is not None:
@@ -218,10 +217,9 @@ class Maker:
           f"{len(given)}"
         )
       if task.blank_source:
+        side = self.variant.pictures.picture_size
         given = [np.zeros((side, side, 3), np.uint8)]
-      rows.append(
-        [crops.load(p, task.sizes(side), mode=task.mode) for p in given]
-      )
+      rows.append([self._fitted(p, task) for p in given])
     shapes = {tuple(p.shape[:2] for p in row) for row in rows}
     if len(shapes) != 1:
       raise ValueError(
@@ -229,6 +227,10 @@ class Maker:
         f"{sorted(shapes)}; ask for them one by one"
       )
     return rows
+
+  def _fitted(self, picture: Any, task: tasks.Task) -> np.ndarray:
+    sizes = task.sizes(self.variant.pictures.picture_size)
+    return crops.load(picture, sizes, mode=task.mode)
 
   def _grid(self, height: int, width: int) -> layout_lib.Grid:
     factor = self.variant.pictures.factor

@@ -155,7 +155,7 @@ def test_unknown_keys_and_variants_are_refused_by_name(tokenizer, tmp_path):
   with pytest.raises(ValueError, match="text_wieght"):
     _train(config, tmp_path)
   config = _config(tokenizer, variant="huge")
-  with pytest.raises(ValueError, match=r"\['micro', 'tiny'\], got 'huge'"):
+  with pytest.raises(ValueError, match=r"'micro', .*'tiny'\], got 'huge'"):
     _train(config, tmp_path)
 
 
