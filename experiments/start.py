@@ -83,17 +83,19 @@ def load_variant(
   known = {**variants.VARIANTS, **published.WITH_PICTURES}
   if name not in known:
     raise ValueError(f"variant must be one of {sorted(known)}, got {name!r}")
-  is_small = name in variants.VARIANTS
+  marks = variants.MARKS
+  if name in published.WITH_PICTURES:
+    marks = published.marks_of(known[name])
   fitted = variants.fit(
     known[name],
     pictures=tokenizers.pictures,
     word_ids=tokenizers.words.ids,
     num_words=len(tokenizers.words),
-    marks=variants.MARKS if is_small else published.marks_of(known[name]),
+    marks=marks,
   )
   changed = common.override(fitted, fields)
-  backbone = changed.transformer
-  if is_small and backbone.place_grids == fitted.transformer.place_grids:
+  backbone, own = changed.transformer, fitted.transformer.place_grids
+  if own and backbone.place_grids == own:
     backbone = dataclasses.replace(
       backbone, place_grids=places_lib.grids(changed.layout)
     )

@@ -25,6 +25,7 @@ from paradiff.data import pretokenize
 from paradiff.data import records
 from paradiff.data import tables
 from paradiff.data import text as text_lib
+from paradiff.data import token_rows
 
 _NUM_BYTES = 256  # each is a token
 _PERCENTILES = (50, 99, 100)
@@ -120,7 +121,7 @@ def lengths(
   texts: Sequence[str],
   tokenizer: text_lib.TextTokenizer,
   *,
-  around: str = "{prompt}",
+  around: str = token_rows.PLAIN,
 ) -> tuple[int, ...]:
   """Return tokens of the median text, the 99th percentile and the longest.
 
@@ -163,13 +164,13 @@ def main(argv: Sequence[str]) -> None:
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
   sys.stderr.write(f"{len(tokenizer)} ids from {len(pairs)} records\n")
-  prompt = "{prompt}"
+  prompt = token_rows.PLAIN
   if values.family is not None:
     prompt = published.WITH_PICTURES[values.family].tasks[0].prompt
   for name, texts, words in zip(
     ("instruction", "reasoning"),
     zip(*pairs, strict=True),
-    (prompt, "{prompt}"),
+    (prompt, token_rows.PLAIN),
     strict=True,
   ):
     half, most, longest = lengths(texts, tokenizer, around=words)
